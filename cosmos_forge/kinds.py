@@ -1,0 +1,201 @@
+"""The contract: one Protocol a kind of component. `testing` holds a test class for each.
+
+A component is built as `build(options, context)` (see `hookspecs`); `options` is the validated table of the recipe and
+`context` a `types.Context`. Three kinds answer questions before anything is built; what their Options must offer
+besides fields stands here too, as `<Kind>Options`. Tensors are on `context.device` unless said otherwise.
+
+Shape suffixes: B batch, C channels, T time, H height, W width, L text tokens, D width of a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from cosmos_forge.types import Batch, Clip, Condition, Loss, Rejected, Result, TextEmbedding, World
+
+
+class DatasetOptions(Protocol):
+    """num_frames, height, width: of every clip, in pixels."""
+
+    num_frames: int
+    height: int
+    width: int
+
+
+class Dataset(Protocol):
+    """Clips, by index. Knows nothing of processes; may be built in several at once, and must be picklable.
+
+    rejected: what was found and will not be used, each with its reason. Raises ForgeError where nothing is usable.
+    """
+
+    rejected: Sequence[Rejected]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Clip:
+        """The clip; the same index gives the same clip. Raises ForgeError, saying why, where it cannot be read."""
+        ...
+
+    def key(self, index: int) -> str:
+        """The key of the clip at `index`, without reading its frames."""
+        ...
+
+    def fingerprint(self, index: int) -> str:
+        """Changes whenever the frames or the caption of the clip would; cheap, no decoding. Prepared clips are kept
+        under it."""
+        ...
+
+
+class LatentTokenizerOptions(Protocol):
+    """latent_shape: (C, T, H, W) of the latents of a clip. Raises ValueError, saying what fits, where it does not."""
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]: ...
+
+
+class LatentTokenizer(Protocol):
+    """Video to latents of about zero mean and unit deviation, and back.
+
+    Causal in time: the first latent frame depends on the first frame alone, and the latents of a clip's beginning are the
+    beginning of its latents; so the given frames of a video to be generated can be encoded by themselves.
+    """
+
+    def encode(self, video_BCTHW: Tensor) -> Tensor:
+        """RGB in [-1, 1], float, T = 8k+1 -> latents_BCTHW of `latent_shape`, in the context's dtype."""
+        ...
+
+    def decode(self, latents_BCTHW: Tensor) -> Tensor:
+        """Latents -> RGB about [-1, 1] (not clamped), float32, as many frames as were encoded."""
+        ...
+
+
+class TextEncoderOptions(Protocol):
+    """width: D of a token. max_tokens: L, to which every prompt is padded with zeros or cut."""
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def max_tokens(self) -> int: ...
+
+
+class TextEncoder(Protocol):
+    """Prompts to embeddings."""
+
+    def encode(self, prompts: Sequence[str]) -> TextEmbedding:
+        """One prompt gives the same embedding alone and in company; float32, exactly zero where masked."""
+        ...
+
+
+class Denoiser(Protocol):
+    """E[clean | noisy] under a model, with its condition and guidance inside. Latents are scaled by sigma_data."""
+
+    def __call__(self, x_BCTHW: Tensor, sigma_B: Tensor) -> Tensor:
+        """x = clean + sigma * noise, float32 or wider -> the estimate of clean (x0), float32."""
+        ...
+
+    def impose(self, x_BCTHW: Tensor, sigma_B: Tensor) -> Tensor:
+        """`x` with the given frames put in its place at noise level `sigma`, as the network will see it. A sampler
+        that wants to step from there instead of from its own state asks; others need not."""
+        ...
+
+
+class Model(Protocol):
+    """A video diffusion model in EDM form (Karras et al. 2022, arXiv 2206.00364).
+
+    net: every tensor that is trained or saved, under the names of the published weights; parameters may be on the meta
+    device until `load`. It may be replaced by what a parallelism makes of it. blocks: names within `net` of the
+    repeated blocks, for sharding, compiling and recomputing. sigma_data: deviation of the data it was trained on;
+    latents handed to a tokenizer are x0 / sigma_data.
+    """
+
+    net: nn.Module
+    blocks: Sequence[str]
+    sigma_data: float
+
+    def load(self) -> None:
+        """Fills `net` with the weights that the options name, or with fresh ones. Raises ForgeError listing every
+        missing, unexpected or misshapen key."""
+        ...
+
+    def loss(self, batch: Batch, generators: Sequence[torch.Generator]) -> Loss:
+        """The training loss. Sample b draws all its randomness from `generators[b]` (CPU), so that a sample's loss
+        does not depend on how samples are spread over processes."""
+        ...
+
+    def denoiser(self, condition: Condition, guidance: float) -> Denoiser:
+        """x0 = cond + guidance * (cond - uncond); 0 is off and costs one evaluation instead of two."""
+        ...
+
+
+class Method(Protocol):
+    """A way of fine-tuning."""
+
+    def adapt(self, net: nn.Module) -> str:
+        """Changes `net` in place, so that outputs stay what they were; returns a line that proves it took hold
+        ("224 of 224 layers adapted, 6,651,904 parameters"). A target that matches nothing is a ForgeError."""
+        ...
+
+    def trainable(self, net: nn.Module) -> dict[str, nn.Parameter]:
+        """The parameters to train, by name; requires_grad is set on exactly these."""
+        ...
+
+    def result(self, state: Mapping[str, Tensor]) -> Result:
+        """What to publish, from the trained parameters by name."""
+        ...
+
+    def merge(self, base: Mapping[str, Tensor], result: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Plain weights under the base's names, equal to the adapted network; `result` is what `result` gave."""
+        ...
+
+
+class ParallelismOptions(Protocol):
+    """processes: how many workers a stage gets on a machine with that many GPUs (0: none). Raises ValueError."""
+
+    def processes(self, gpus: int) -> int: ...
+
+
+class Parallelism(Protocol):
+    """How processes share a training step. Pieces of a parameter are DTensors, so that saving needs no help."""
+
+    def start(self) -> World:
+        """Joins the other processes, told by the environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR,
+        MASTER_PORT); called once, before anything else."""
+        ...
+
+    def apply(self, net: nn.Module, blocks: Sequence[str]) -> nn.Module:
+        """The module to call in place of `net`; its gradients are means over the data_size groups."""
+        ...
+
+    def exchange(self, net: nn.Module, on: bool) -> None:
+        """Whether the next backward pass exchanges gradients; off for all but the last of accumulated batches."""
+        ...
+
+    def stop(self) -> None:
+        """Leaves the other processes."""
+        ...
+
+
+class Sampler(Protocol):
+    """Solves the probability-flow ODE (or SDE) of a denoiser. Knows sigma; knows nothing of text or video."""
+
+    def sample(
+        self,
+        denoise: Denoiser,
+        noise_BCTHW: Tensor,
+        generator: torch.Generator | None = None,
+        on_step: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Unit noise, float32 -> x0, float32; `on_step(i)` after step i = 1, 2, .. . State is never below float32."""
+        ...
+
+
+class SamplerOptions(Protocol):
+    """evaluations: how often the denoiser will be called for one video."""
+
+    @property
+    def evaluations(self) -> int: ...

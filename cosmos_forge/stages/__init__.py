@@ -1,0 +1,44 @@
+"""The stages: one verb over a plan each. This table is light; a worker imports the function it names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cosmos_forge.options import Options
+from cosmos_forge.stages.options import ExportOptions, FetchOptions, GenerateOptions, PrepareOptions, TrainOptions
+
+
+@dataclass(frozen=True)
+class Stage:
+    """name: the recipe's table and the command. options: its keys. run: import string of `run(plan, run, context)`.
+    tables: the component tables it builds from, which a recipe with this stage must have. parallel: whether it gets all the
+    processes that the parallelism asks for, or one.
+    """
+
+    name: str
+    options: type[Options]
+    run: str
+    tables: tuple[str, ...]
+    parallel: bool = False
+
+
+_DATA = ("dataset", "latent_tokenizer", "text_encoder")
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("fetch", FetchOptions, "cosmos_forge.stages.fetch:run", ()),
+        Stage("prepare", PrepareOptions, "cosmos_forge.stages.prepare:run", (*_DATA, "parallelism"), parallel=True),
+        Stage(
+            "train", TrainOptions, "cosmos_forge.stages.train:run", ("model", "method", "parallelism"), parallel=True
+        ),
+        Stage("export", ExportOptions, "cosmos_forge.stages.export:run", ("model", "method")),
+        Stage(
+            "generate",
+            GenerateOptions,
+            "cosmos_forge.stages.generate:run",
+            ("model", "latent_tokenizer", "text_encoder", "sampler", "parallelism"),
+            parallel=True,
+        ),
+    )
+}

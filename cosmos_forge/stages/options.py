@@ -1,0 +1,82 @@
+"""What a recipe may say about the run as a whole and about each stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from cosmos_forge.options import Options
+
+
+class RunOptions(Options):
+    """The keys above the first table."""
+
+    stages: list[str] = Field(["fetch", "prepare", "train", "export", "generate"], description="what to do, in order")
+    seed: int = Field(0, ge=0, description="decides all randomness of data order, noise and fresh weights")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one")
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="of the network's computation")
+
+
+class FetchOptions(Options):
+    """Downloads what the recipe's components need."""
+
+
+class PrepareOptions(Options):
+    """Encodes every clip to latents and every caption to an embedding, once."""
+
+    held_out: int = Field(0, ge=0, description="sources (files) kept from training, to judge what was learned")
+    cache: str | None = Field(
+        None, description="folder of prepared clips, shared by runs; default: `cache` beside them"
+    )
+
+
+class TrainOptions(Options):
+    """Fine-tunes the model on the prepared clips."""
+
+    steps: int = Field(ge=1, description="optimizer steps")
+    batch_size: int = Field(1, ge=1, description="clips an optimizer step, over all processes")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="clips a process takes at once; default: all of its share. Less needs less memory"
+    )
+    lr: float = Field(ge=0, description="learning rate after the warm-up; 1e-4 is usual for LoRA, 5e-5 for full")
+    betas: tuple[float, float] = Field((0.9, 0.99), description="AdamW's decay rates; as in Cosmos post-training")
+    eps: float = Field(1e-10, gt=0, description="AdamW's epsilon; as in Cosmos post-training")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's decoupled weight decay; as in Cosmos post-training")
+    warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises linearly from near zero")
+    final_lr_factor: float = Field(1.0, ge=0, le=1, description="the learning rate falls linearly to this part of it")
+    clip_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this global L2 norm")
+    ema: bool = Field(False, description="keep power-function averaged weights (EDM2, arXiv 2312.02696)")
+    ema_width: float = Field(0.1, gt=0, lt=0.28, description="relative width of the average; 0.1 as in Cosmos")
+    save_every: int = Field(200, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints to keep")
+    log_every: int = Field(10, ge=1, description="steps between reports")
+
+    @model_validator(mode="after")
+    def _betas_in_range(self) -> TrainOptions:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in [0, 1), got {list(self.betas)}")
+        return self
+
+
+class ExportOptions(Options):
+    """Writes the trained weights as plain safetensors under the published names."""
+
+    weights: Literal["auto", "ema", "regular"] = Field("auto", description="auto: the averaged ones if train.ema is on")
+    merge: bool = Field(True, description="also write whole weights with the method's result merged in")
+
+
+class GenerateOptions(Options):
+    """Generates videos: continues the held-out clips, or a video or picture of yours."""
+
+    input: str | None = Field(None, description="a video or picture to continue; default: every held-out clip")
+    prompt: str | None = Field(None, description="what happens; default: the clip's caption")
+    negative_prompt: str | None = Field(None, description="what guidance leads away from; default: the null text")
+    given_frames: int = Field(9, ge=1, description="frames of the input to go on from, the last ones: 1, 9, .. (8k+1)")
+    guidance: float = Field(7.0, ge=0, description="cond + guidance * (cond - uncond); 0 is off and twice as fast")
+    seed: int = Field(1, ge=0, description="of the noise a video starts from")
+    num_frames: int | None = Field(None, ge=1, description="frames of the video; default: as the dataset's")
+    height: int | None = Field(None, ge=16, description="pixels; default: as the dataset's")
+    width: int | None = Field(None, ge=16, description="pixels; default: as the dataset's")
+    fps: float | None = Field(None, gt=0, description="frames a second; default: the input's")
+    compare_base: bool = Field(False, description="also generate with the weights before training, and compare")

@@ -1,0 +1,133 @@
+"""What components hand each other. Importing this file imports no torch.
+
+Shape suffixes: B batch, C channels, T time, H height, W width, L text tokens, D width of a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from cosmos_forge.events import Event
+    from cosmos_forge.options import Download
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A piece of video with its caption.
+
+    key: unique and stable within its dataset; what stands before a "#" names the source (a file), so that windows of
+    one source never fall on both sides of a held-out split. frames_CTHW: uint8 RGB, 0 to 255. fps: frames a second.
+    """
+
+    key: str
+    frames_CTHW: Tensor
+    fps: float
+    caption: str
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Something a dataset found and will not use: its key (a path, say) and why, in words a person can act on."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class TextEmbedding:
+    """Encoded prompts. tokens_BLD: float, zero where masked. mask_BL: bool, true on real tokens."""
+
+    tokens_BLD: Tensor
+    mask_BL: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model's loss is computed on; one shape a batch.
+
+    latents_BCTHW: the latent tokenizer's output. text: prompts of the B samples. fps_B: frames a second, float32.
+    """
+
+    latents_BCTHW: Tensor
+    text: TextEmbedding
+    fps_B: Tensor
+
+
+@dataclass(frozen=True)
+class Loss:
+    """total: the scalar to differentiate, the mean over the batch. metrics: detached scalars to log beside it."""
+
+    total: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a generated video is conditioned on.
+
+    latents_BCTHW: the whole clip's latents, of which the first `given` latent frames are known and the rest ignored.
+    negative_text: what guidance leads away from; None means the null text the model was trained with.
+    seed: of the small noise that a model puts on the given frames.
+    """
+
+    latents_BCTHW: Tensor
+    given: int
+    text: TextEmbedding
+    negative_text: TextEmbedding | None
+    fps_B: Tensor
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a fine-tuning method leaves behind.
+
+    name: stem of the file it becomes. tensors: by name, on the CPU. texts: small files to lie beside it, by file name.
+    """
+
+    name: str
+    tensors: dict[str, Tensor]
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a stage, seen from one of them.
+
+    rank of size processes in all; data_rank of data_size groups that each work on samples of their own (processes of
+    one group share a sample). device: where this process computes, "cpu" or "cuda:0".
+    """
+
+    rank: int = 0
+    size: int = 1
+    data_rank: int = 0
+    data_size: int = 1
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the host gives a component when it is built in a worker.
+
+    device, dtype: where and in which precision to compute. seed: of the run. files: the folder holding a download that
+    the component's `needs` named. resolve: the file behind what a recipe calls weights: a path, or "run:NAME" for what
+    a run exported. component: builds another component by kind and name, with options as a recipe would give them.
+    emit: reports an event.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    world: World
+    seed: int
+    folder: Path
+    files: Callable[[Download], Path]
+    resolve: Callable[[str], Path]
+    component: Callable[..., Any]
+    emit: Callable[[Event], None]
