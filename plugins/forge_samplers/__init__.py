@@ -1,0 +1,1 @@
+"""Samplers that walk from noise to a clean sample: euler, heun and res."""

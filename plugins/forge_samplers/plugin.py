@@ -1,0 +1,71 @@
+"""Registers the samplers and says what a recipe may choose about them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from cosmos_forge import Options, hookimpl
+
+
+class ScheduleOptions(Options):
+    """Noise levels evenly spaced in sigma^(1/rho)."""
+
+    steps: int = Field(ge=1, le=1000, description="number of steps")
+    sigma_max: float = Field(80.0, gt=0, description="noise level to start at; 80 as in EDM and Cosmos")
+    sigma_min: float = Field(gt=0, description="lowest noise level that is denoised")
+    rho: float = Field(7.0, gt=0, description="the larger, the more steps at low noise; 7 as in EDM and Cosmos")
+
+    @model_validator(mode="after")
+    def _downwards(self) -> ScheduleOptions:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min must be less than sigma_max = {self.sigma_max:g}, got {self.sigma_min:g}")
+        return self
+
+
+class EulerOptions(ScheduleOptions):
+    """First-order steps as in Cosmos inference; one evaluation a step."""
+
+    steps: int = Field(35, ge=1, le=1000, description="number of steps; 35 as in Cosmos inference")
+    sigma_min: float = Field(
+        0.0002, gt=0, description="noise level of the last evaluation; 0.0002 as in Cosmos inference"
+    )
+
+    @property
+    def evaluations(self) -> int:
+        return self.steps
+
+
+class HeunOptions(ScheduleOptions):
+    """Second-order steps of EDM (Karras et al. 2022); two evaluations a step, one in the last."""
+
+    steps: int = Field(18, ge=1, le=1000, description="number of steps; 18 as in EDM")
+    sigma_min: float = Field(0.002, gt=0, description="noise level of the last evaluation; 0.002 as in EDM")
+
+    @property
+    def evaluations(self) -> int:
+        return 2 * self.steps - 1
+
+
+class ResOptions(ScheduleOptions):
+    """Second-order exponential steps (RES) as in Cosmos training; one evaluation a step, then one more."""
+
+    steps: int = Field(35, ge=1, le=1000, description="number of steps; 35 as in Cosmos training")
+    sigma_min: float = Field(
+        0.002, gt=0, description="noise level of the final clean pass; 0.002 as in Cosmos training"
+    )
+    solver: Literal["2ab", "2mid"] = Field(
+        "2ab", description="2ab: use the step before again; 2mid: midpoint, two evaluations a step"
+    )
+
+    @property
+    def evaluations(self) -> int:
+        return self.steps * (2 if self.solver == "2mid" else 1) + 1
+
+
+@hookimpl
+def register_samplers(register):
+    register("euler", options=EulerOptions, build="forge_samplers.euler:Euler")
+    register("heun", options=HeunOptions, build="forge_samplers.heun:Heun")
+    register("res", options=ResOptions, build="forge_samplers.res:Res")

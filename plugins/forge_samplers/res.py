@@ -1,0 +1,78 @@
+"""Refined exponential solver (RES): second-order steps that are exact where x0 is linear in log sigma.
+
+Source: Zhang et al. 2023 (arXiv 2308.02157) and the reference's `functional/multi_step.py`, `functional/runge_kutta.py`
+and `modules/res_sampler.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cosmos_forge.edm import karras_sigmas
+
+if TYPE_CHECKING:
+    from cosmos_forge import Context
+    from cosmos_forge.kinds import Denoiser
+    from forge_samplers.plugin import ResOptions
+
+
+class Res:
+    """`steps` + 1 noise levels from sigma_max to sigma_min; the result is the estimate of x0 at the last."""
+
+    def __init__(self, options: ResOptions, context: Context | None = None) -> None:
+        self.options = options
+
+    def sample(
+        self,
+        denoise: Denoiser,
+        noise_BCTHW: Tensor,
+        generator: torch.Generator | None = None,
+        on_step: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """See `kinds.Sampler`. Deterministic: `generator` is not used. State is float64. The final pass is no step."""
+        o = self.options
+        sigmas = karras_sigmas(o.steps + 1, o.sigma_min, o.sigma_max, o.rho).tolist()
+        x_BCTHW = noise_BCTHW.double() * o.sigma_max
+        previous: tuple[Tensor, float] | None = None
+
+        def estimate(x_BCTHW: Tensor, sigma: float) -> Tensor:
+            return denoise(x_BCTHW, x_BCTHW.new_full(x_BCTHW.shape[:1], sigma)).double()
+
+        for step, (sigma, sigma_next) in enumerate(pairwise(sigmas), start=1):
+            x0_BCTHW = estimate(x_BCTHW, sigma)
+            other = previous
+            if o.solver == "2mid":
+                sigma_mid = math.sqrt(sigma * sigma_next)
+                other = estimate(first_order(x_BCTHW, x0_BCTHW, sigma, sigma_mid), sigma_mid), sigma_mid
+            if other:
+                x_BCTHW = second_order(x_BCTHW, x0_BCTHW, *other, sigma, sigma_next)
+            else:
+                x_BCTHW = first_order(x_BCTHW, x0_BCTHW, sigma, sigma_next)
+            previous = x0_BCTHW, sigma
+            if on_step:
+                on_step(step)
+        return estimate(x_BCTHW, sigmas[-1]).float()
+
+
+def first_order(x: Tensor, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:
+    """The step from sigma to sigma_next that is exact where x0 is constant; it is Euler's."""
+    return x0 + sigma_next / sigma * (x - x0)
+
+
+def second_order(x: Tensor, x0: Tensor, other: Tensor, sigma_other: float, sigma: float, sigma_next: float) -> Tensor:
+    """The same with x0 linear in log sigma, through the estimates x0 at sigma and `other` at sigma_other.
+
+    Integrates dx/dlambda = x0 - x over lambda = -log sigma, a distance h. phi1 and phi2 weigh the constant and the
+    linear part of x0; c is where on the way from sigma (0) to sigma_next (1) `other` stands, negative if before.
+    """
+    h = math.log(sigma / sigma_next)
+    c = math.log(sigma / sigma_other) / h
+    phi1 = -math.expm1(-h) / h
+    phi2 = (1 - phi1) / h
+    return math.exp(-h) * x + h * (phi1 * x0 + phi2 / c * (other - x0))
