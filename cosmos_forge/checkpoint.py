@@ -1,0 +1,156 @@
+"""Checkpoints to resume from: safetensors pieces and a JSON that says which piece lies where.
+
+    step-000000400/
+      state.json            {"step": ..., "tensors": {name: {"shape": ..., "pieces": [{file, offset, shape}]}}}
+      rank-00000.safetensors  what process 0 held, and so on
+
+Every process writes the pieces of DTensors that it holds; what all hold alike is written once. A piece is placed by its offset in
+the whole tensor, so any number of processes can read what any other number wrote. The folder is given its name last.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from cosmos_forge.files import write_json
+
+
+def save(folder: Path, step: int, tensors: Mapping[str, Tensor], extra: Mapping[str, Any] | None = None) -> Path:
+    """Writes a checkpoint from all processes and commits it; returns its folder. extra: JSON values beside the step."""
+    rank, size = _rank_and_size()
+    final = folder / f"step-{step:09d}"
+    partial = folder / f".{final.name}.partial"
+    if rank == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    _barrier()
+    pieces: dict[str, Tensor] = {}
+    index: dict[str, Any] = {}
+    file = f"rank-{rank:05d}.safetensors"
+    for name, tensor in tensors.items():
+        offset, local = _piece(tensor)
+        mine = _writes(tensor, rank) and (local.numel() > 0 or tensor.numel() == 0)
+        if mine:
+            pieces[name] = local.detach().cpu().contiguous()
+        index[name] = {
+            "shape": list(tensor.shape),
+            "pieces": [{"file": file, "offset": list(offset), "shape": list(local.shape)}] if mine else [],
+        }
+    save_file(pieces, partial / file)
+    everyone = _gather(index, size)
+    if rank == 0:
+        for other in everyone[1:]:
+            for name, entry in other.items():
+                index[name]["pieces"] += entry["pieces"]
+        write_json(partial / "state.json", {"step": step, **(extra or {}), "tensors": index})
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+    _barrier()
+    return final
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest committed checkpoint."""
+    found = sorted(folder.glob("step-*/state.json"))
+    return found[-1].parent if found else None
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Removes all but the newest `keep` checkpoints. Process 0 does it."""
+    if _rank_and_size()[0] == 0:
+        for state in sorted(folder.glob("step-*/state.json"))[:-keep]:
+            shutil.rmtree(state.parent)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What `state.json` says."""
+    return dict(json.loads((checkpoint / "state.json").read_text()))
+
+
+def restore(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Fills `tensors` in place, each process the pieces that it holds. Raises KeyError for a name that was not saved."""
+    index = read_state(checkpoint)["tensors"]
+    for name, tensor in tensors.items():
+        offset, local = _piece(tensor)
+        with torch.no_grad():
+            _fill(local, offset, name, index[name]["pieces"], checkpoint)
+
+
+def load(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
+    """Whole tensors, on the CPU, of the names that start with `prefix`, which is cut off."""
+    index = read_state(checkpoint)["tensors"]
+    whole = {}
+    for name, entry in index.items():
+        if name.startswith(prefix):
+            with safe_open(checkpoint / entry["pieces"][0]["file"], framework="pt") as file:
+                dtype = file.get_tensor(name).dtype if not entry["shape"] else file.get_slice(name)[:1].dtype
+            tensor = torch.empty(entry["shape"], dtype=dtype)
+            _fill(tensor, (0,) * tensor.ndim, name, entry["pieces"], checkpoint)
+            whole[name[len(prefix) :]] = tensor
+    return whole
+
+
+def _fill(local: Tensor, offset: tuple[int, ...], name: str, pieces: list[dict[str, Any]], checkpoint: Path) -> None:
+    """Copies from each saved piece what overlaps with `local`, which lies at `offset` in the whole."""
+    for piece in pieces:
+        starts = [max(a, b) for a, b in zip(offset, piece["offset"], strict=True)]
+        stops = [
+            min(a + n, b + m)
+            for a, n, b, m in zip(offset, local.shape, piece["offset"], piece["shape"], strict=True)
+        ]
+        if any(start >= stop for start, stop in zip(starts, stops, strict=True)):
+            continue
+        with safe_open(checkpoint / piece["file"], framework="pt") as file:
+            if not starts:
+                local.copy_(file.get_tensor(name))
+                continue
+            there = tuple(slice(a - o, b - o) for a, b, o in zip(starts, stops, piece["offset"], strict=True))
+            here = tuple(slice(a - o, b - o) for a, b, o in zip(starts, stops, offset, strict=True))
+            local[here].copy_(file.get_slice(name)[there])
+
+
+def _piece(tensor: Tensor) -> tuple[tuple[int, ...], Tensor]:
+    """Offset in the whole tensor and content of what this process holds."""
+    if not isinstance(tensor, DTensor):
+        return (0,) * tensor.ndim, tensor
+    _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return tuple(offset), tensor.to_local()
+
+
+def _writes(tensor: Tensor, rank: int) -> bool:
+    """Whether this process writes its piece: the first of those that hold the same."""
+    if not isinstance(tensor, DTensor):
+        return rank == 0
+    where = tensor.device_mesh.get_coordinate() or []
+    return all(
+        index == 0 for index, placement in zip(where, tensor.placements, strict=True) if isinstance(placement, Replicate)
+    )
+
+
+def _rank_and_size() -> tuple[int, int]:
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def _gather(value: Any, size: int) -> list[Any]:
+    if size == 1:
+        return [value]
+    everyone: list[Any] = [None] * size
+    dist.all_gather_object(everyone, value)
+    return everyone

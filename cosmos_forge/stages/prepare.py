@@ -1,0 +1,154 @@
+"""prepare: encodes every clip to latents and every caption to an embedding, once."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+from cosmos_forge import events
+from cosmos_forge.data import PreparedClip, save_tensors, write_index
+from cosmos_forge.errors import ForgeError
+from cosmos_forge.files import write_text
+from cosmos_forge.kinds import Dataset, LatentTokenizer, Parallelism, TextEncoder
+from cosmos_forge.run import Run
+from cosmos_forge.types import Context
+from cosmos_forge.worker import component
+
+if TYPE_CHECKING:
+    from cosmos_forge.plan import Plan
+
+
+def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> None:
+    """Leaves `prepared/index.jsonl`; tensors lie in the cache, keyed by content and settings, and are shared by runs.
+
+    Each process takes every n-th clip. Clips that cannot be read are left out, and listed in `rejected.jsonl`.
+    """
+    dataset: Dataset = component(plan, "dataset", context)
+    total, world = len(dataset), context.world
+    rejected = [(clip.key, clip.reason) for clip in dataset.rejected]
+    for key, reason in rejected:
+        context.emit(events.RejectedClip(key, reason))
+
+    latents = Cache(plan, context, "latent_tokenizer")
+    texts = Cache(plan, context, "text_encoder")
+    tokenizer: LatentTokenizer | None = None
+    captions: dict[int, tuple[str, float]] = {}
+    for index in range(world.rank, total, world.size):
+        context.emit(events.Progress("clips", index, total, "clips"))
+        path = latents.path(dataset.fingerprint(index))
+        facts = path.with_suffix(".json")
+        try:
+            if not (path.exists() and facts.exists()):
+                clip = dataset[index]
+                tokenizer = tokenizer or component(plan, "latent_tokenizer", context)
+                video = clip.frames_CTHW[None].to(context.device, torch.float32) / 127.5 - 1
+                save_tensors(path, {"latents": tokenizer.encode(video)[0]})
+                write_text(facts, json.dumps({"caption": clip.caption, "fps": clip.fps}))
+            known = json.loads(facts.read_text())
+            captions[index] = (known["caption"], known["fps"])
+        except ForgeError as error:
+            reason = error.problems[0].what
+            rejected.append((dataset.key(index), reason))
+            context.emit(events.RejectedClip(dataset.key(index), reason))
+    context.emit(events.Progress("clips", total, total, "clips"))
+    del tokenizer
+    _free(context)
+
+    encode_texts(plan, context, texts, sorted({caption for caption, _ in captions.values()}))
+    _free(context)
+
+    captions, rejected = _from_everyone(captions, rejected, world.size)
+    _write(plan, run, dataset, captions, rejected, latents.path, texts.path)
+
+
+class Cache:
+    """A folder for what one component makes, under a digest of its settings; shared by all runs beside each other."""
+
+    def __init__(self, plan: Plan, context: Context, table: str) -> None:
+        root = Path(plan.prepare.cache) if plan.prepare.cache else plan.runs / "cache"
+        settings = [plan.use(table), plan.values(table), str(context.dtype)]
+        name = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        self.folder = root / f"{table}-{name}"
+
+    def path(self, content: str) -> Path:
+        """Where tensors made from `content` (a fingerprint, or a caption) lie."""
+        return self.folder / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
+
+
+def encode_texts(plan: Plan, context: Context, cache: Cache, prompts: list[str]) -> None:
+    """Encodes the prompts that are not in the cache yet; equal ones once. Only real tokens are kept."""
+    missing = [prompt for prompt in prompts if not cache.path(prompt).exists()]
+    if not missing:
+        return
+    encoder: TextEncoder = component(plan, "text_encoder", context)
+    for done, prompt in enumerate(missing):
+        context.emit(events.Progress("captions", done, len(missing), "captions"))
+        embedding = encoder.encode([prompt])
+        save_tensors(cache.path(prompt), {"tokens": embedding.tokens_BLD[0, : int(embedding.mask_BL[0].sum())]})
+    context.emit(events.Progress("captions", len(missing), len(missing), "captions"))
+
+
+def _write(
+    plan: Plan,
+    run: Run,
+    dataset: Dataset,
+    captions: dict[int, tuple[str, float]],
+    rejected: list[tuple[str, str]],
+    latents: Callable[[str], Path],
+    texts: Callable[[str], Path],
+) -> None:
+    keys = {index: dataset.key(index) for index in sorted(captions)}
+    held_out = choose_held_out({key.split("#")[0] for key in keys.values()}, plan.prepare.held_out, plan.root.seed)
+    clips = [
+        PreparedClip(
+            key=key,
+            held_out=key.split("#")[0] in held_out,
+            fps=captions[index][1],
+            caption=captions[index][0],
+            latents=str(latents(dataset.fingerprint(index)).resolve()),
+            text=str(texts(captions[index][0]).resolve()),
+        )
+        for index, key in keys.items()
+    ]
+    write_text(
+        run.folder / "rejected.jsonl", "".join(json.dumps({"key": k, "reason": r}) + "\n" for k, r in rejected)
+    )
+    if not clips:
+        raise ForgeError("not one clip is usable", f"rejected.jsonl in {run.folder} lists each with its reason")
+    write_index(run.prepared, clips)
+    run.leave("prepared", run.prepared)
+
+
+def choose_held_out(sources: set[str], count: int, seed: int) -> set[str]:
+    """`count` sources, chosen by a hash of name and seed, so that adding clips moves few others. Raises ForgeError."""
+    if count >= len(sources) and count > 0:
+        raise ForgeError(
+            f"prepare.held_out = {count} leaves nothing to train on: there are {len(sources)} sources",
+            "lower prepare.held_out, or add clips",
+        )
+    return set(sorted(sources, key=lambda source: hashlib.sha256(f"{seed} {source}".encode()).digest())[:count])
+
+
+def _from_everyone(
+    captions: dict[int, tuple[str, float]], rejected: list[tuple[str, str]], size: int
+) -> tuple[dict[int, tuple[str, float]], list[tuple[str, str]]]:
+    """What all processes found; the clips that a dataset rejects by itself are the same for all."""
+    if size == 1:
+        return captions, rejected
+    everyone: list = [None] * size
+    dist.all_gather_object(everyone, (captions, rejected))
+    merged = {index: found for theirs, _ in everyone for index, found in theirs.items()}
+    return merged, list(dict.fromkeys(item for _, theirs in everyone for item in theirs))
+
+
+def _free(context: Context) -> None:
+    gc.collect()
+    if context.device.type == "cuda":
+        torch.cuda.empty_cache()

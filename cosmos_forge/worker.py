@@ -1,0 +1,166 @@
+"""`python -m cosmos_forge.worker RUN STAGE`: one process of one stage. Reads the plan, builds components, calls the stage.
+
+This is the debugger's door too: with the run directory of an earlier `forge run` it works by itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cosmos_forge import events
+from cosmos_forge.errors import ForgeError
+from cosmos_forge.files import write_json
+from cosmos_forge.run import Run, digest
+from cosmos_forge.stages import STAGES
+from cosmos_forge.types import Context, World
+
+if TYPE_CHECKING:
+    from cosmos_forge.options import Download, Options
+    from cosmos_forge.plan import Plan
+
+
+def main(folder: str, stage: str) -> int:
+    """Returns the process's exit code."""
+    run = Run(Path(folder))
+    rank = int(os.environ.get("RANK", 0))
+    _die_with_parent()
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        work(run, stage, rank)
+    except ForgeError as error:
+        write_json(run.failure(stage, rank), str(error).splitlines())
+        return 1
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        what = f"{type(error).__name__}: {error}".splitlines()
+        log = run.log(stage, rank)
+        write_json(run.failure(stage, rank), [f"error: {what[0]}", *what[1:6], f"  the traceback stands in {log}"])
+        return 1
+    return 0
+
+
+def work(run: Run, stage: str, rank: int) -> None:
+    """Does this process's part of the stage; rank 0 records its end."""
+    from cosmos_forge.plan import load_plan
+
+    plan = load_plan(run.folder)
+    log = events.EventLog(run.events)
+    emit = log.emit if rank == 0 else _silent
+    if not STAGES[stage].tables:  # no component, no torch
+        load(STAGES[stage].run)(plan, run, emit)
+    else:
+        _with_components(plan, run, stage, emit)
+    if rank == 0:
+        for artifact in run.finish(stage, digest(plan, stage)):
+            emit(artifact)
+
+
+def _with_components(plan: Plan, run: Run, stage: str, emit: Callable[[events.Event], None]) -> None:
+    import torch
+
+    device = "cuda" if plan.root.device != "cpu" and torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if plan.root.precision == "bf16" else torch.float32
+
+    def context(world: World) -> Context:
+        return Context(
+            device=torch.device(world.device),
+            dtype=dtype,
+            world=world,
+            seed=plan.root.seed,
+            folder=plan.folder,
+            files=files,
+            resolve=plan.resolve,
+            component=lambda kind, use, **options: build(plan, kind, use, options, context(world)),
+            emit=emit,
+        )
+
+    if not STAGES[stage].parallel:
+        load(STAGES[stage].run)(plan, run, context(World(device=device)))
+        return
+    parallelism = component(plan, "parallelism", context(World(device=device)))
+    world = parallelism.start()
+    try:
+        load(STAGES[stage].run)(plan, run, context(world), parallelism)
+    finally:
+        parallelism.stop()
+
+
+def component(plan: Plan, table: str, context: Context) -> Any:
+    """The object of a recipe's component table."""
+    entry = plan.tables[table]
+    return load(entry.build)(entry.options, context)
+
+
+def build(plan: Plan, kind: str, use: str, values: dict[str, Any], context: Context) -> Any:
+    """A component by kind and name, with options as a recipe would give them."""
+    from cosmos_forge.options import build_options
+
+    entry = plan.plugins.find(kind, use)
+    options, faults = build_options(entry.options, values)
+    if options is None:
+        raise ForgeError("; ".join(f"{kind} {use}: {fault.what}" for fault in faults), faults[0].fix)
+    return load(entry.build)(options, context)
+
+
+def load(target: str) -> Any:
+    """The object behind an import string "package.module:name"."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def files(download: Download) -> Path:
+    """The folder in which `fetch` has put a download."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                download.repo,
+                repo_type=download.repo_type,
+                revision=download.revision,
+                allow_patterns=list(download.files),
+                local_files_only=True,
+            )
+        )
+    except LocalEntryNotFoundError:
+        raise ForgeError(
+            f"{download.repo} is not on this machine", "put `fetch` first in the recipe's stages, or run `forge fetch`"
+        ) from None
+
+
+def _silent(event: events.Event) -> None:
+    """Processes other than the first report nothing."""
+
+
+def _on_sigterm(signum: int, frame: object) -> None:
+    # Unwinds through every `finally`, so that temporary files go and locks are left. Training handles it better itself.
+    raise SystemExit(128 + signum)
+
+
+def _die_with_parent() -> None:
+    """Ends this process soon after the launcher is gone, however it went."""
+    parent = int(os.environ.get("FORGE_PARENT", 0))
+    if not parent:
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
