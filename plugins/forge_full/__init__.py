@@ -1,0 +1,1 @@
+"""The method `full`: every parameter trains."""

@@ -1,0 +1,35 @@
+"""Full fine-tuning: the network as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from cosmos_forge import Context
+from cosmos_forge.types import Result
+from forge_full.plugin import FullOptions
+
+
+class Full:
+    """`kinds.Method` that trains all there is."""
+
+    def __init__(self, options: FullOptions, context: Context) -> None:
+        pass
+
+    def adapt(self, net: nn.Module) -> str:
+        """Changes nothing."""
+        return f"all {sum(parameter.numel() for parameter in net.parameters()):,} parameters train"
+
+    def trainable(self, net: nn.Module) -> dict[str, nn.Parameter]:
+        """Every parameter."""
+        net.requires_grad_(True)
+        return dict(net.named_parameters())
+
+    def result(self, state: Mapping[str, Tensor]) -> Result:
+        """The weights themselves."""
+        return Result("model", {name: tensor.detach().cpu() for name, tensor in state.items()})
+
+    def merge(self, base: Mapping[str, Tensor], result: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The base with trained weights in place of its own, in the base's dtype."""
+        return {name: result[name].to(tensor.dtype) if name in result else tensor for name, tensor in base.items()}

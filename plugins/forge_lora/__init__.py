@@ -1,0 +1,1 @@
+"""The method `lora`: low-rank adapters beside frozen weights."""

@@ -1,0 +1,1 @@
+"""Parallelism backends: one process, replicas (DDP), or pieces (FSDP)."""
