@@ -1,0 +1,1 @@
+"""A dataset of videos in a folder, each with a caption beside it."""

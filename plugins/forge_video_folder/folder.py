@@ -1,0 +1,135 @@
+"""A folder of videos as a dataset: which clips there are, and their frames."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from cosmos_forge import ForgeError, Problem
+from cosmos_forge.types import Clip, Rejected
+from forge_video_folder.plugin import LAYOUT, VideoFolderOptions, is_video, missing
+from forge_video_folder.reader import Unreadable, probe, read_frames
+from forge_video_folder.resize import resize
+
+if TYPE_CHECKING:
+    from cosmos_forge import Context
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where a clip lies: its video, the first frame (from 0), and what is said of it."""
+
+    video: Path
+    start: int
+    fps: float
+    caption: str
+
+
+class VideoFolder:
+    """Clips in the order of their file's name and their first frame; a video may hold several.
+
+    Raises ForgeError where there is no usable clip, with the reason for every file.
+    """
+
+    def __init__(self, options: VideoFolderOptions, context: Context) -> None:
+        self.options = options
+        if what := missing(options.folder):
+            raise ForgeError(what, fix=LAYOUT)
+        self.windows: list[Window] = []
+        self.rejected: list[Rejected] = []
+        files = sorted(path for path in (options.folder / "videos").iterdir() if not path.name.startswith("."))
+        with ThreadPoolExecutor(8) as pool:
+            for path, found in zip(files, pool.map(self._windows, files), strict=True):
+                if isinstance(found, str):
+                    self.rejected.append(Rejected(f"videos/{path.name}", found))
+                else:
+                    self.windows.extend(found)
+        if options.caption is None:
+            self.rejected.extend(captions_alone(options.folder))
+        if not self.windows:
+            none = Problem(f"none of the videos in {options.folder / 'videos'} can be used", fix="see what follows")
+            raise ForgeError([none, *(Problem(f"{item.key}: {item.reason}") for item in self.rejected)])
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> Clip:
+        """The clip; fps is that of its frames, so a stride divides it. Upstream: fps of the file."""
+        options, window = self.options, self.windows[index]
+        indices = range(window.start, window.start + options.span, options.frame_stride)
+        try:
+            frames_TCHW = torch.from_numpy(read_frames(window.video, indices)).movedim(3, 1)
+        except Unreadable as error:
+            raise ForgeError(
+                f"{self.key(index)}: frames {indices[0]} to {indices[-1]} of {window.video}: {error}",
+                fix="encode the video again, or take it out of the folder",
+            ) from error
+        frames_TCHW = resize(frames_TCHW, options.height, options.width, crop=options.resize == "crop")
+        frames_CTHW = frames_TCHW.movedim(1, 0).contiguous()
+        return Clip(self.key(index), frames_CTHW, window.fps / options.frame_stride, window.caption)
+
+    def key(self, index: int) -> str:
+        window = self.windows[index]
+        return f"{window.video.name}#{window.start}"
+
+    def fingerprint(self, index: int) -> str:
+        """SHA-256 over the file's content, the place of the clip in it, and all else that decides frames or caption."""
+        options, window = self.options, self.windows[index]
+        stat = window.video.stat()
+        content = content_hash(window.video, stat.st_size, stat.st_mtime_ns)
+        shape = (options.num_frames, options.frame_stride, options.height, options.width, options.resize)
+        return hashlib.sha256(repr((content, window.start, shape, window.caption)).encode()).hexdigest()
+
+    def _windows(self, video: Path) -> list[Window] | str:
+        """The clips of a video, or why there are none."""
+        if not is_video(video):
+            return "only *.mp4 files are read"
+        try:
+            found = probe(video)
+            caption = self.options.caption or read_caption(self.options.folder / "metas" / f"{video.stem}.txt")
+        except Unreadable as error:
+            return str(error)
+        span = self.options.span
+        if found.frames < span:
+            return f"the video has {found.frames} frames, and a clip needs {span}"
+        starts = range(0, found.frames - span + 1, self.options.start_frame_interval or span)
+        return [Window(video, start, found.fps, caption) for start in starts]
+
+
+def read_caption(path: Path) -> str:
+    """The whole text of the file, without space around it. Raises Unreadable."""
+    try:
+        caption = path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        raise Unreadable(f"there is no caption metas/{path.name}; write one, or set `caption` for all videos") from None
+    except UnicodeDecodeError:
+        raise Unreadable(f"the caption metas/{path.name} is not UTF-8 text") from None
+    if not caption:
+        raise Unreadable(f"the caption metas/{path.name} is empty")
+    return caption
+
+
+def captions_alone(folder: Path) -> list[Rejected]:
+    """Captions without a video."""
+    stems = {path.stem for path in (folder / "videos").iterdir() if is_video(path)}
+    return [
+        Rejected(f"metas/{path.name}", "there is no video of this name")
+        for path in sorted((folder / "metas").glob("*.txt"))
+        if path.stem not in stems
+    ]
+
+
+@cache
+def content_hash(path: Path, size: int, modified: int) -> str:
+    """SHA-256 of the file, read again where its size or time of change (nanoseconds) differ."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
