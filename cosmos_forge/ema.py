@@ -1,0 +1,48 @@
+"""Averaged weights with a power-function profile (Karras et al. 2023, arXiv 2312.02696, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def ema_gamma(width: float) -> float:
+    """The exponent of the profile t^gamma whose standard deviation is `width` of the run's length.
+
+    width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), so the largest root of g^3 + 7 g^2 + (16 - width^-2) g +
+    (12 - width^-2). Raises ValueError from 12^-0.5 on, the width of gamma = 0, a plain mean.
+    """
+    if not 0 < width < 12**-0.5:
+        raise ValueError(f"the width of an average must lie between 0 and {12**-0.5:.3f}, got {width}")
+    inverse = width**-2
+    return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
+
+
+def ema_beta(iteration: int, width: float) -> float:
+    """The share of the old average that survives the update of `iteration` = 0, 1, .. ; the first replaces all of it.
+
+    (1 - 1/(i+1))^(gamma+1), as upstream counts (cosmos-predict1, PowerEMATracker).
+    """
+    return float((1 - 1 / (iteration + 1)) ** (ema_gamma(width) + 1))
+
+
+class PowerEMA:
+    """float32 averages of parameters, by name, on their devices; those of DTensors are DTensors of the same pieces.
+
+    averages: what a checkpoint holds; to resume, copy the saved ones into them and go on counting iterations.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], width: float) -> None:
+        self.parameters = parameters
+        self.width = width
+        self.averages = {name: value.detach().float().clone() for name, value in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, iteration: int) -> None:
+        """After the optimizer's step of `iteration` (0-based): average = beta * average + (1 - beta) * parameter."""
+        beta = ema_beta(iteration, self.width)
+        for name, average in self.averages.items():
+            average.lerp_(self.parameters[name].float(), 1 - beta)
