@@ -1,0 +1,68 @@
+"""What a view says at the end of a run: what came of it, how good it is, what to try next. Imports no rich."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cosmos_forge.errors import show_path
+from cosmos_forge.view_picture import Picture
+from cosmos_forge.view_words import duration, measured
+
+
+@dataclass(frozen=True)
+class Closing:
+    """title: how it ended. problems: lines of the failure, in full. files: name and path. words: sentences.
+    tries: commands worth typing now, as (purpose, command)."""
+
+    title: str
+    problems: list[str] = field(default_factory=list)
+    files: list[tuple[str, str]] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+    tries: list[tuple[str, str]] = field(default_factory=list)
+
+
+def closing(picture: Picture, folder: Path) -> Closing:
+    """The closing words of the run in `folder`, of which nothing more will be heard."""
+    took = duration(picture.time - picture.started)
+    failure = picture.failure
+    if failure is not None:
+        log = [("log", failure.log)] if failure.log else []
+        if failure.interrupted:
+            title, words = f"interrupted after {took}", ["The same command goes on where this left off."]
+        else:
+            title, words = f"{failure.stage} failed after {took}", ["Once that is mended, the same command goes on."]
+        return Closing(title, failure.problems, log, words, _tries(picture, folder))
+    if picture.outcome == "open":
+        words = ["The run ended without a word, as when it is killed. The same command goes on."]
+        return Closing(f"stopped after {took}", words=words, tries=_tries(picture, folder))
+    files = [(name, show_path(folder / path)) for name, path in reversed(picture.artifacts.items())]
+    words = measured(picture.metrics)
+    if picture.rejected:
+        words.append(f"{picture.rejected} clip{'s were' if picture.rejected > 1 else ' was'} left out.")
+    return Closing(f"done in {took}", files=files, words=words, tries=_tries(picture, folder))
+
+
+def _tries(picture: Picture, folder: Path) -> list[tuple[str, str]]:
+    if not picture.recipe:
+        return []
+    recipe, where = shlex.quote(picture.recipe), _where(picture, folder)
+    if picture.outcome == "failed":
+        return [("check this machine", f"forge doctor {recipe}"), ("see every setting", f"forge explain {recipe}")]
+    if picture.outcome != "done":
+        return [("go on", f"forge run {recipe}{where}")]
+    if "generate" not in picture.stages:
+        return [("do the stages that are left", f"forge run {recipe}{where}")]
+    tries = [("continue a video of yours", f"forge generate {recipe}{where} generate.input=my.mp4")]
+    if picture.training.latest is not None:
+        steps = 2 * picture.training.latest.steps
+        tries.append(("train twice as long", f"forge run {recipe}{where} --continue train.steps={steps}"))
+    return [*tries, ("see every setting", f"forge explain {recipe}"), ("see this again", f"forge watch {folder.name}")]
+
+
+def _where(picture: Picture, folder: Path) -> str:
+    """The options that lead to this run, where the recipe alone does not."""
+    name = "" if picture.name == Path(picture.recipe).stem else f" --name {shlex.quote(picture.name)}"
+    parent = show_path(folder.parent)
+    return name + ("" if parent == "runs" else f" --runs {shlex.quote(parent)}")

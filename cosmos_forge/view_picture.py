@@ -1,0 +1,201 @@
+"""The picture that events paint: what a view shows of a run, whatever it draws with. Imports no rich."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cosmos_forge.events import (
+    Artifact,
+    Event,
+    Measured,
+    Note,
+    Progress,
+    RejectedClip,
+    Resumed,
+    RunFinished,
+    RunStarted,
+    Saved,
+    StageFailed,
+    StageFinished,
+    StageSkipped,
+    StageStarted,
+    Stamped,
+    Step,
+)
+
+Status = Literal["waiting", "running", "done", "skipped", "failed", "interrupted"]
+Outcome = Literal["open", "done", "failed", "interrupted"]
+
+_RECENT = 10  # reports that the smoothed loss and the remaining time are taken from
+
+
+@dataclass
+class Meter:
+    """How far a countable piece of work is. begun: `done` and time (seconds since 1970) of its first report."""
+
+    latest: Progress
+    time: float
+    begun: tuple[float, float]
+
+    @property
+    def rate(self) -> float | None:
+        """Items a second since the first report; None until there are two."""
+        done, time = self.latest.done - self.begun[0], self.time - self.begun[1]
+        return done / time if done > 0 and time > 0 else None
+
+    def left(self, now: float) -> float | None:
+        """Seconds to go, as far as the rate tells."""
+        if not self.rate:
+            return None
+        return max(0.0, (self.latest.total - self.latest.done) / self.rate - (now - self.time))
+
+
+@dataclass
+class StageLine:
+    """One stage. started: seconds since 1970. seconds: how long it took, once it has ended."""
+
+    name: str
+    status: Status = "waiting"
+    processes: int = 1
+    started: float = 0.0
+    seconds: float | None = None
+    meters: dict[str, Meter] = field(default_factory=dict)
+    resumed: int | None = None
+    training: Training | None = None
+
+    def elapsed(self, now: float) -> float:
+        return max(0.0, now - self.started) if self.seconds is None else self.seconds
+
+    def unfinished(self) -> list[Meter]:
+        """The pieces of work at hand: the one that surrounds the others and the one that moved last."""
+        meters = [meter for meter in self.meters.values() if meter.latest.done < meter.latest.total]
+        return meters if len(meters) < 3 else [meters[0], max(meters[1:], key=lambda meter: meter.time)]
+
+
+@dataclass
+class Training:
+    """The steps reported so far, over all attempts.
+
+    curve: of each report the step, its loss, and the mean loss of the last ten reports. time: of the last report, seconds
+    since 1970. pace: seconds a step, as this attempt last reported them.
+    """
+
+    curve: list[tuple[int, float, float]] = field(default_factory=list)
+    latest: Step | None = None
+    time: float = 0.0
+    saved: int | None = None
+    pace: list[float] = field(default_factory=list)
+
+    def add(self, step: Step, time: float) -> None:
+        """Takes a report. Steps that are done again after a resume take the place of those lost."""
+        while self.curve and self.curve[-1][0] >= step.step:
+            self.curve.pop()
+        recent = [loss for _, loss, _ in self.curve[-_RECENT + 1 :]] + [step.loss]
+        self.curve.append((step.step, step.loss, statistics.fmean(recent)))
+        self.pace = [*self.pace, step.seconds][-_RECENT:]
+        self.latest, self.time = step, time
+
+    @property
+    def smoothed(self) -> list[float]:
+        """At each report the mean loss of the last ten."""
+        return [smoothed for _, _, smoothed in self.curve]
+
+    def left(self, now: float) -> float | None:
+        """Seconds to go at the median pace of the last ten reports."""
+        if self.latest is None:
+            return None
+        ahead = (self.latest.steps - self.latest.step) * statistics.median(self.pace)
+        return max(0.0, ahead - (now - self.time))
+
+
+@dataclass
+class Picture:
+    """A run as its events tell it. Its last attempt, with the loss curve, artifacts and measurements of all."""
+
+    name: str = ""
+    recipe: str = ""
+    started: float = 0.0
+    time: float = 0.0
+    outcome: Outcome = "open"
+    stages: dict[str, StageLine] = field(default_factory=dict)
+    failure: StageFailed | None = None
+    said: set[Event] = field(default_factory=set)
+    training: Training = field(default_factory=Training)
+    artifacts: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def current(self) -> StageLine | None:
+        """The stage at work."""
+        return next((stage for stage in self.stages.values() if stage.status == "running"), None)
+
+    @property
+    def rejected(self) -> int:
+        """How many clips were left out."""
+        return sum(isinstance(event, RejectedClip) for event in self.said)
+
+    def add(self, stamped: Stamped) -> bool:
+        """Paints one event. False for a note or a rejected clip that was there before, which need not be told again."""
+        event, self.time = stamped.event, stamped.time
+        if isinstance(event, (Note, RejectedClip)):
+            if event in self.said:
+                return False
+            self.said.add(event)
+        else:
+            self._paint(event)
+        return True
+
+    def _paint(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self.name, self.recipe, self.started = event.name, event.recipe, self.time
+                self.stages = {name: StageLine(name) for name in event.stages}
+                self.outcome, self.failure, self.said = "open", None, set()
+            case RunFinished():
+                self.outcome = "done"
+            case StageStarted():
+                self._start(event)
+            case StageSkipped():
+                self._stage(event.stage).status = "skipped"
+            case StageFinished():
+                stage = self._stage(event.stage)
+                stage.status, stage.seconds = "done", event.seconds
+            case StageFailed():
+                stage = self._stage(event.stage)
+                self.outcome = stage.status = "interrupted" if event.interrupted else "failed"
+                stage.seconds, self.failure = stage.elapsed(self.time), event
+            case Artifact():
+                self.artifacts.pop(event.name, None)  # what was made last stands last
+                self.artifacts[event.name] = event.path
+            case Measured():
+                self.metrics.update(event.metrics)
+            case _:
+                self._work(event)
+
+    def _start(self, event: StageStarted) -> None:
+        self.stages[event.stage] = StageLine(event.stage, "running", event.processes, self.time)
+        self.training.pace.clear()
+
+    def _stage(self, name: str) -> StageLine:
+        return self.stages.setdefault(name, StageLine(name, started=self.time))
+
+    def _work(self, event: Event) -> None:
+        """What the stage at work reports about itself."""
+        stage = self.current
+        if stage is None:
+            return
+        match event:
+            case Progress(what=what):
+                meter = stage.meters.get(what)
+                if meter is None or event.done < meter.latest.done:  # a new round, as of the next video's steps
+                    meter = Meter(event, self.time, (event.done, self.time))
+                stage.meters[what] = Meter(event, self.time, meter.begun)
+            case Step():
+                self.training.add(event, self.time)
+                stage.training = self.training
+            case Saved():
+                self.training.saved = event.step
+            case Resumed():
+                stage.resumed = event.step
