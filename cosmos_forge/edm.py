@@ -1,7 +1,7 @@
-"""The mathematics of sigma, after Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models"
-(EDM, arXiv 2206.00364). Noisy data is x = x0 + sigma * noise; sigma_data is the deviation of x0.
+"""The mathematics of sigma, after Karras et al. 2022 (EDM, arXiv 2206.00364).
 
-Everything here is elementwise in sigma, in the dtype it is given.
+Noisy data is x = x0 + sigma * noise; sigma_data is the deviation of x0. Everything
+here is elementwise in sigma, in the dtype it is given.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Preconditioning:
 class LogNormal:
     """Noise levels to train at: sigma = multiplier * exp(mean + deviation * z), z ~ N(0, 1).
 
-    Source: EDM, table 1. The multiplier is the reference's `adjust_video_noise`: neighbouring frames are alike, so a video
-    of T latent frames needs sqrt(T) times the noise of a picture to be as unrecognisable.
+    Source: EDM, table 1. The multiplier is the reference's `adjust_video_noise`: neighbouring frames are alike, so a
+    video of T latent frames needs sqrt(T) times the noise of a picture to be as unrecognisable.
     """
 
     mean: float
