@@ -1,0 +1,209 @@
+"""What can be wrong across the tables of a plan, or between a plan and the machine.
+
+Each check looks at the tables that are there, so that one faulty table hides no problem of the others.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from cosmos_forge import machine
+from cosmos_forge.errors import ForgeError, Problem, show_path
+from cosmos_forge.options import Download, nearest
+from cosmos_forge.plan import SIZES, Plan
+from cosmos_forge.recipe import ROOT, Recipe
+from cosmos_forge.stages import STAGES
+
+SPARE_GB = 1.0  # for logs, events and videos
+
+
+def check(plan: Plan, recipe: Recipe, stages: tuple[str, ...]) -> list[Problem]:
+    """Everything that keeps `stages` from being carried out."""
+    problems = list(_run(plan, stages))
+    stages = tuple(stage for stage in stages if stage in STAGES)
+    missing = list(_missing(plan, recipe, stages))
+    whole = not missing and all(table in plan.tables for table in recipe.values)
+    problems += missing
+    for part in (_train, _sizes, _generate):
+        problems += part(plan, stages)
+    problems += _plugins(plan, stages, whole)
+    return problems or list(_storage(plan, stages))
+
+
+def needed_tables(plan: Plan, stages: tuple[str, ...]) -> list[str]:
+    """The component tables that the stages build from."""
+    needed = {table: None for stage in stages for table in STAGES[stage].tables}
+    if "generate" in stages and "generate" in plan.tables and plan.generate.input is None:
+        needed["dataset"] = None  # the held-out clips are its
+    return list(needed)
+
+
+def needed_downloads(plan: Plan, stages: tuple[str, ...]) -> list[Download]:
+    """What the stages need and is not on this machine."""
+    needs = [need for table in needed_tables(plan, stages) for need in plan.options(table).needs()]
+    if "fetch" in stages:
+        needs += plan.downloads()
+    return [need for need in dict.fromkeys(needs) if not machine.is_downloaded(need)]
+
+
+def _run(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
+    """The run's name, its stages and its device."""
+    if not re.fullmatch(r"\w[\w.+-]*", plan.name):
+        yield Problem(
+            f"`{plan.name}` cannot be the name of a run", fix="choose one of letters, digits, - and . by --name"
+        )
+    if ROOT not in plan.tables:
+        return
+    for stage in stages:
+        if stage not in STAGES:
+            yield plan.problem(ROOT, "stages", f"there is no stage `{stage}`", nearest(stage, STAGES))
+    if len(set(stages)) < len(stages):
+        yield plan.problem(ROOT, "stages", "a stage stands twice in stages", "name each once")
+    if not stages:
+        yield plan.problem(ROOT, "stages", "there are no stages to do", f"name some of {', '.join(STAGES)}")
+    if plan.root.device == "cuda" and not machine.gpus():
+        fix = 'device = "auto" takes the CPU where there is no GPU; `forge doctor` looks for GPUs'
+        yield plan.problem(ROOT, "device", 'device is "cuda", but this machine shows no GPU', fix)
+
+
+def _missing(plan: Plan, recipe: Recipe, stages: tuple[str, ...]) -> Iterator[Problem]:
+    """Tables that the stages need and the recipe lacks."""
+    for table in dict.fromkeys([*needed_tables(plan, stages), *stages]):
+        if table in plan.tables or table in recipe.values:
+            continue
+        if table in STAGES:
+            fields = STAGES[table].options.model_fields
+            keys = ", ".join(key for key, field in fields.items() if field.is_required())
+            what, fix = "because it is a stage of this run", f"add [{table}] with {keys}"
+        else:
+            users = [stage for stage in stages if table in STAGES[stage].tables] or ["generate"]
+            names = ", ".join(f'"{name}"' for name in plan.plugins.names(table)) or "no plugin offers one"
+            what, fix = f"because of the stage `{users[0]}`", f"add [{table}] with `use`; installed here: {names}"
+        where = plan.where(ROOT, "stages")
+        yield Problem(f"[{table}] is missing from {show_path(recipe.path)}, needed {what}", where, fix)
+
+
+def _train(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
+    """Training that would change nothing, and batches that do not divide."""
+    if "train" in stages and "train" in plan.tables:
+        options = plan.train
+        if options.lr == 0:
+            yield plan.problem("train", "lr", "lr = 0 trains nothing", "1e-4 is usual for LoRA, 5e-5 for full")
+        if options.warmup_steps > options.steps:
+            what = f"warmup_steps = {options.warmup_steps} is longer than training, which has {options.steps} steps"
+            yield plan.problem("train", "warmup_steps", what, "lr is never reached; a tenth of the steps is usual")
+    if not any(STAGES[stage].parallel for stage in stages) or not {"parallelism", ROOT} <= plan.tables.keys():
+        return
+    try:
+        processes = plan.processes
+    except ValueError as error:
+        yield plan.problem("parallelism", "processes", str(error))
+        return
+    except ForgeError as error:
+        yield from error.problems
+        return
+    if "train" in stages and "train" in plan.tables:
+        batch, micro = plan.train.batch_size, plan.train.micro_batch_size or 1
+        if batch % (processes * micro):
+            key = "micro_batch_size" if batch % processes == 0 else "batch_size"
+            at_once = f" and micro_batch_size = {micro}" if plan.train.micro_batch_size else ""
+            what = f"batch_size = {batch} cannot be shared out: {processes} processes{at_once} take multiples of"
+            up = -(-batch // (processes * micro)) * processes * micro
+            yield plan.problem("train", key, f"{what} {processes * micro}", f"batch_size = {up}")
+
+
+def _sizes(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
+    """Clips and videos that the latent tokenizer cannot take."""
+    if "latent_tokenizer" not in plan.tables:
+        return
+    wanted = []
+    if {"prepare", "generate"} & set(stages) and "dataset" in plan.tables:
+        wanted.append(("dataset", [getattr(plan.options("dataset"), size) for size in SIZES]))
+    if "generate" in stages and "generate" in plan.tables and (video := plan.video_size()):
+        wanted.append(("generate", list(video)))
+    for table, sizes in wanted:
+        try:
+            plan.options("latent_tokenizer").latent_shape(*sizes)
+        except ValueError as error:
+            named = [key for key in SIZES if key in str(error) or key.removeprefix("num_") in str(error)]
+            given = [key for key in named or SIZES if (table, key) in plan.origins]
+            if table == "dataset" or given:  # where generate inherits a size, the dataset's table is told
+                use = plan.use("latent_tokenizer")
+                what = f"latent tokenizer `{use}` does not fit clips of {'x'.join(map(str, sizes))}: {error}"
+                yield plan.problem(table, (given or ["use"])[0], what, "frames x height x width are meant")
+
+
+def _generate(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
+    """What a video starts from."""
+    if "generate" not in stages or "generate" not in plan.tables:
+        return
+    options = plan.generate
+    video = plan.video_size()
+    if options.given_frames % 8 != 1:
+        what = f"given_frames must be 1, 9, 17, .. (8k+1), got {options.given_frames}"
+        yield plan.problem("generate", "given_frames", what, f"given_frames = {options.given_frames // 8 * 8 + 1}")
+    elif video and options.given_frames >= video[0]:
+        what = f"given_frames = {options.given_frames} leaves nothing to generate in a video of {video[0]} frames"
+        yield plan.problem("generate", "given_frames", what, "given_frames = 1 or 9 is usual")
+    if video is None and ("dataset", "") not in plan.origins:
+        lacking = ", ".join(size for size in SIZES if getattr(options, size) is None)
+        yield plan.problem("generate", "", f"{lacking} must be given, for there is no [dataset] to take them from")
+    if options.input is not None and not Path(options.input).is_file():
+        what = f"input {options.input} does not exist or is no file"
+        yield plan.problem("generate", "input", what, f"relative paths start at {Path.cwd()}")
+    if options.input is None and "prepare" in plan.tables and plan.prepare.held_out == 0:
+        what = "there is nothing to continue: no input is given and prepare.held_out is 0"
+        yield plan.problem(
+            "generate", "", what, "set prepare.held_out = 1 or more, or generate.input to a video or picture"
+        )
+
+
+def _plugins(plan: Plan, stages: tuple[str, ...], whole: bool) -> Iterator[Problem]:
+    """What components say of their own options, and of those of others if the plan is whole."""
+    for name in [*needed_tables(plan, stages), *stages]:
+        if name not in plan.tables:
+            continue
+        table = plan.tables[name]
+        try:
+            found = list(table.options.check(plan))
+            table.options.needs()
+        except ForgeError as error:
+            found = error.problems if whole else []
+        except Exception as error:  # a plugin's own fault
+            what = f"the check of `{table.use or name}` failed: {type(error).__name__}: {error}"
+            found = (
+                [plan.problem(name, "use", what, "tell its author; `forge plugins` names the package")] if whole else []
+            )
+        yield from found
+
+
+def _storage(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
+    """Downloads that cannot come, and disks that cannot hold what will."""
+    absent = needed_downloads(plan, stages)
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}
+    for download in absent:
+        if "fetch" not in stages:
+            fix = 'put "fetch" first in `stages`, or run `forge fetch` before'
+            yield Problem(f"{download.repo} is not on this machine", plan.where(ROOT, "stages"), fix)
+        elif offline:
+            yield Problem(
+                f"{download.repo} is not on this machine, and HF_HUB_OFFLINE forbids fetching it", fix="unset it"
+            )
+    coming = sum(download.gigabytes for download in absent) if "fetch" in stages else 0.0
+    written = SPARE_GB
+    if "export" in stages and plan.export.merge:
+        written += sum(need.gigabytes for need in plan.options("model").needs())
+    cache, runs = machine.hub_cache(), plan.runs
+    if machine.same_disk(cache, runs):
+        demands = [(runs, coming + written)]
+    else:
+        demands = [(cache, coming), (runs, written)]
+    for folder, gigabytes in demands:
+        free = machine.free_gigabytes(folder)
+        if free < gigabytes:
+            what = f"no disk space: {gigabytes:.1f} GB are needed in {show_path(folder)}, {free:.1f} GB are free"
+            fix = "free some, or choose another disk: --runs DIR for runs, HF_HOME for downloads"
+            yield Problem(what, fix=fix)

@@ -1,0 +1,57 @@
+"""What this machine has, told without torch."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from cosmos_forge.errors import ForgeError
+from cosmos_forge.options import Download
+
+
+def gpus() -> int:
+    """GPUs that a process started here would see. FORGE_GPUS says so outright."""
+    if told := os.environ.get("FORGE_GPUS"):
+        if not told.isdecimal():
+            raise ForgeError(f"FORGE_GPUS must be a whole number, got {told!r}", "unset it to count the GPUs")
+        return int(told)
+    found = sum(bool(re.fullmatch(r"nvidia\d+", path.name)) for path in Path("/dev").glob("nvidia*"))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return found
+    chosen = [each.strip() for each in visible.split(",")]
+    # CUDA stops at the first entry that names no device.
+    named = next((place for place, each in enumerate(chosen) if not each or each.startswith("-")), len(chosen))
+    return min(found, named)
+
+
+def free_gigabytes(folder: Path) -> float:
+    """Free space where `folder` is, or would be made; 10^9 bytes."""
+    return shutil.disk_usage(_existing(folder)).free / 1e9
+
+
+def same_disk(one: Path, other: Path) -> bool:
+    """Whether both folders are, or would be made, on one file system."""
+    return _existing(one).stat().st_dev == _existing(other).stat().st_dev
+
+
+def hub_cache() -> Path:
+    """Where huggingface_hub keeps downloads."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+
+
+def is_downloaded(download: Download) -> bool:
+    """Whether every pattern of the download matches a file in the cache."""
+    repo = hub_cache() / f"{download.repo_type}s--{download.repo.replace('/', '--')}"
+    ref = repo / "refs" / download.revision
+    snapshot = repo / "snapshots" / (ref.read_text().strip() if ref.is_file() else download.revision)
+    return snapshot.is_dir() and all(any(snapshot.glob(pattern)) for pattern in download.files)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that exists."""
+    folder = folder.absolute()
+    return next(each for each in (folder, *folder.parents) if each.exists())

@@ -1,0 +1,212 @@
+"""Recipe + plugins -> Plan, or all problems at once. A plan is complete, checked and frozen; it imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from cosmos_forge import machine
+from cosmos_forge.errors import ForgeError, Problem, Where
+from cosmos_forge.options import Download
+from cosmos_forge.plugins import Plugins, load_plugins
+from cosmos_forge.recipe import COMMAND_LINE, ROOT, Origins, Recipe, read_recipe, toml_value
+from cosmos_forge.stages.options import ExportOptions, GenerateOptions, PrepareOptions, RunOptions, TrainOptions
+from cosmos_forge.tables import Table, build_tables, place, problem
+
+SIZES = ("num_frames", "height", "width")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A key whose value differs between two plans; values as TOML, or "unset"."""
+
+    table: str
+    key: str
+    old: str
+    new: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.table}.{self.key}" if self.table else self.key
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done, complete. recipe: the file it came from. runs: the folder of all runs."""
+
+    name: str
+    recipe: Path
+    runs: Path
+    tables: Mapping[str, Table]
+    origins: Origins
+    plugins: Plugins
+
+    @property
+    def folder(self) -> Path:
+        """The run's directory."""
+        return self.runs / self.name
+
+    @property
+    def root(self) -> RunOptions:
+        return cast(RunOptions, self.options(ROOT))
+
+    @property
+    def prepare(self) -> PrepareOptions:
+        return cast(PrepareOptions, self.options("prepare"))
+
+    @property
+    def train(self) -> TrainOptions:
+        return cast(TrainOptions, self.options("train"))
+
+    @property
+    def export(self) -> ExportOptions:
+        return cast(ExportOptions, self.options("export"))
+
+    @property
+    def generate(self) -> GenerateOptions:
+        return cast(GenerateOptions, self.options("generate"))
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return tuple(self.root.stages)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that may be used."""
+        return 0 if self.root.device == "cpu" else machine.gpus()
+
+    @property
+    def processes(self) -> int:
+        """Workers of a parallel stage on this machine. Raises ValueError, as the parallelism does."""
+        if "parallelism" not in self.tables:
+            return 1
+        return int(cast(Any, self.options("parallelism")).processes(self.gpus))
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of an encoded prompt."""
+        return int(cast(Any, self.options("text_encoder")).max_tokens)
+
+    def table(self, name: str) -> Table:
+        """Raises ForgeError where the recipe has no such table."""
+        if name not in self.tables:
+            raise ForgeError(f"the recipe has no table [{name}]", f"add [{name}] to {self.recipe}")
+        return self.tables[name]
+
+    def options(self, name: str) -> Any:
+        """The validated options of a table."""
+        return self.table(name).options
+
+    def use(self, name: str) -> str:
+        """The component's name."""
+        return self.table(name).use
+
+    def values(self, name: str) -> dict[str, Any]:
+        """Every key of a table with its value, as TOML knows them."""
+        return self.table(name).values()
+
+    def where(self, table: str, key: str = "") -> Where | None:
+        """Where the value of a key was given; for a default, where its table begins."""
+        return place(self.origins, table, key)
+
+    def problem(self, table: str, key: str, what: str, fix: str = "") -> Problem:
+        """A problem with a key; `what` is the fault without the table's name."""
+        return problem(self.origins, table, key, what, fix)
+
+    def resolve(self, weights: str) -> Path:
+        """The file behind what a recipe calls weights: "run:NAME" is what that run exported, all else is a path
+        relative to the working directory."""
+        run = weights.removeprefix("run:")
+        return Path(weights) if run == weights else self.runs / run / "export" / "model.safetensors"
+
+    def video_size(self) -> tuple[int, int, int] | None:
+        """Frames, height and width in pixels of a video to generate; None where neither table says."""
+        dataset = self.tables["dataset"].options if "dataset" in self.tables else None
+        sizes = [getattr(self.generate, size) or getattr(dataset, size, None) for size in SIZES]
+        return None if None in sizes else cast("tuple[int, int, int]", tuple(sizes))
+
+    def downloads(self) -> list[Download]:
+        """What the components need, each once."""
+        return list(dict.fromkeys(need for table in self.tables.values() for need in table.options.needs()))
+
+    def dumps(self, comments: bool = False) -> str:
+        """The plan as a recipe that says everything; with comments, where each value comes from."""
+        blocks = []
+        for table in self.tables.values():
+            lines = [f"[{table.name}]"] if table.name else []
+            for key, value in table.values().items():
+                line = f"{key} = {toml_value(value)}"
+                lines.append(f"{line}  # {self._origin(table.name, key)}" if comments else line)
+            blocks.append("\n".join(lines))
+        return "\n\n".join(blocks) + "\n"
+
+    def _origin(self, table: str, key: str) -> str:
+        where = self.origins.get((table, key))
+        if where is None:
+            return "default"
+        return COMMAND_LINE if where.file == COMMAND_LINE else f"{where.file}:{where.line}"
+
+
+def make_plan(
+    recipe: Recipe,
+    plugins: Plugins,
+    name: str | None = None,
+    runs: Path = Path("runs"),
+    stages: Iterable[str] | None = None,
+) -> Plan:
+    """The plan of a recipe. stages: what is about to be done, if not all that the recipe says; only what these need has
+    to be there. name: of the run, by default the recipe's stem. Raises ForgeError with all problems, in recipe order.
+    """
+    from cosmos_forge.checks import check
+
+    problems: list[Problem] = []
+    tables = build_tables(recipe, plugins, problems)
+    plan = Plan(_name(recipe, name, runs), recipe.path, runs, tables, recipe.origins, plugins)
+    chosen = tuple(stages) if stages is not None else plan.stages if ROOT in plan.tables else ()
+    problems += check(plan, recipe, chosen)
+    if problems:
+        raise ForgeError(_in_order(problems, recipe))
+    return plan
+
+
+def load_plan(folder: Path) -> Plan:
+    """The plan of a run directory, for the processes that carry it out; the machine is not checked again."""
+    recipe = read_recipe(folder / "recipe.toml")
+    problems: list[Problem] = []
+    plugins = load_plugins()
+    tables = build_tables(recipe, plugins, problems)
+    if problems:
+        raise ForgeError(problems)
+    return Plan(folder.name, recipe.path, folder.parent, tables, recipe.origins, plugins)
+
+
+def changes(recipe: Path, plan: Plan) -> list[Change]:
+    """How `plan` differs from an earlier one that was written to `recipe`."""
+    old = read_recipe(recipe).values
+    new = {table: plan.values(table) for table in plan.tables}
+    return [
+        Change(table, key, *(toml_value(each[key]) if key in each else "unset" for each in (before, after)))
+        for table in dict.fromkeys([*old, *new])
+        for before, after in [(old.get(table, {}), new.get(table, {}))]
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _name(recipe: Recipe, name: str | None, runs: Path) -> str:
+    """The run's name. The recipe that lies in a run's directory continues that run."""
+    path = recipe.path.resolve()
+    return name or (path.parent.name if path.parent.parent == runs.resolve() else path.stem)
+
+
+def _in_order(problems: Iterable[Problem], recipe: Recipe) -> list[Problem]:
+    """Each problem once: parents before children, top to bottom; those without a place come last."""
+    files = list(dict.fromkeys(where.file for where in recipe.origins.values()))
+
+    def rank(problem: Problem) -> tuple[int, int]:
+        where = problem.where
+        return (files.index(where.file), where.line) if where and where.file in files else (len(files), 0)
+
+    return sorted(dict.fromkeys(problems), key=rank)
