@@ -48,8 +48,10 @@ def show(folder: Path, alive: Callable[[], bool], offset: int = 0, stream: TextI
 
 
 def watch(folder: Path) -> int:
-    """Shows the last attempt at a run, running or finished; Ctrl-C leaves it alone. Returns the exit code: 1 if the run ended
-    other than done. Raises ForgeError where there is no such run."""
+    """Shows the last attempt at a run, running or finished. Ctrl-C leaves it alone.
+
+    Returns the exit code: 1 if the run ended other than done. Raises ForgeError where there is no such run.
+    """
     path = folder / "events.jsonl"
     if not path.exists():
         runs = [entry.parent.name for entry in folder.parent.glob("*/events.jsonl")]
@@ -73,6 +75,7 @@ def _show(folder: Path, alive: Callable[[], bool], offset: int, stream: TextIO) 
             elif known < 0:
                 screen.pause(picture)
         if known < 0:
+            picture.close()
             screen.end(picture)
     finally:
         screen.close()

@@ -28,16 +28,17 @@ def closing(picture: Picture, folder: Path) -> Closing:
     took = duration(picture.time - picture.started)
     failure = picture.failure
     if failure is not None:
-        log = [("log", failure.log)] if failure.log else []
         if failure.interrupted:
-            title, words = f"interrupted after {took}", ["The same command goes on where this left off."]
-        else:
-            title, words = f"{failure.stage} failed after {took}", ["Once that is mended, the same command goes on."]
-        return Closing(title, failure.problems, log, words, _tries(picture, folder))
+            words = ["The same command goes on."]
+            return Closing(f"{failure.stage} interrupted after {took}", words=words, tries=_tries(picture, folder))
+        log = [("log", failure.log)] if failure.log else []
+        words = ["Once that is mended, the same command goes on."]
+        return Closing(f"{failure.stage} failed after {took}", failure.problems, log, words, _tries(picture, folder))
     if picture.outcome == "open":
         words = ["The run ended without a word, as when it is killed. The same command goes on."]
         return Closing(f"stopped after {took}", words=words, tries=_tries(picture, folder))
     files = [(name, show_path(folder / path)) for name, path in reversed(picture.artifacts.items())]
+    files.sort(key=lambda file: file[0] != "videos")
     words = measured(picture.metrics)
     if picture.rejected:
         words.append(f"{picture.rejected} clip{'s were' if picture.rejected > 1 else ' was'} left out.")
@@ -45,24 +46,19 @@ def closing(picture: Picture, folder: Path) -> Closing:
 
 
 def _tries(picture: Picture, folder: Path) -> list[tuple[str, str]]:
-    if not picture.recipe:
-        return []
-    recipe, where = shlex.quote(picture.recipe), _where(picture, folder)
+    """Commands on the run's own recipe, which holds what was said on the command line too and continues this run."""
+    recipe = shlex.quote(show_path(folder / "recipe.toml"))
+    parent = show_path(folder.parent)
+    where = recipe if parent == "runs" else f"{recipe} --runs {shlex.quote(parent)}"
     if picture.outcome == "failed":
-        return [("check this machine", f"forge doctor {recipe}"), ("see every setting", f"forge explain {recipe}")]
+        return [("check this machine", f"forge doctor {recipe}")]
     if picture.outcome != "done":
-        return [("go on", f"forge run {recipe}{where}")]
+        return [("go on", f"forge run {where}")]
     if "generate" not in picture.stages:
-        return [("do the stages that are left", f"forge run {recipe}{where}")]
-    tries = [("continue a video of yours", f"forge generate {recipe}{where} generate.input=my.mp4")]
+        return [("do the other stages", f"forge run {where}")]
+    tries = [("continue a video of yours", f"forge generate {where} generate.input=my.mp4")]
     if picture.training.latest is not None:
         steps = 2 * picture.training.latest.steps
-        tries.append(("train twice as long", f"forge run {recipe}{where} --continue train.steps={steps}"))
-    return [*tries, ("see every setting", f"forge explain {recipe}"), ("see this again", f"forge watch {folder.name}")]
-
-
-def _where(picture: Picture, folder: Path) -> str:
-    """The options that lead to this run, where the recipe alone does not."""
-    name = "" if picture.name == Path(picture.recipe).stem else f" --name {shlex.quote(picture.name)}"
-    parent = show_path(folder.parent)
-    return name + ("" if parent == "runs" else f" --runs {shlex.quote(parent)}")
+        tries.append(("train twice as long", f"forge run {where} --continue train.steps={steps}"))
+    explain = ("see where each setting is from", f"forge explain {shlex.quote(picture.recipe)}")
+    return [*tries, *([explain] if picture.recipe else []), ("see this again", f"forge watch {folder.name}")]

@@ -54,32 +54,28 @@ class Meter:
 
 @dataclass
 class StageLine:
-    """One stage. started: seconds since 1970. seconds: how long it took, once it has ended."""
+    """One stage. started: seconds since 1970. seconds: how long it took, once it has ended. meter: of the piece of work
+    last reported. resumed: the step that training goes on after."""
 
     name: str
     status: Status = "waiting"
     processes: int = 1
     started: float = 0.0
     seconds: float | None = None
-    meters: dict[str, Meter] = field(default_factory=dict)
+    meter: Meter | None = None
     resumed: int | None = None
     training: Training | None = None
 
     def elapsed(self, now: float) -> float:
         return max(0.0, now - self.started) if self.seconds is None else self.seconds
 
-    def unfinished(self) -> list[Meter]:
-        """The pieces of work at hand: the one that surrounds the others and the one that moved last."""
-        meters = [meter for meter in self.meters.values() if meter.latest.done < meter.latest.total]
-        return meters if len(meters) < 3 else [meters[0], max(meters[1:], key=lambda meter: meter.time)]
-
 
 @dataclass
 class Training:
     """The steps reported so far, over all attempts.
 
-    curve: of each report the step, its loss, and the mean loss of the last ten reports. time: of the last report, seconds
-    since 1970. pace: seconds a step, as this attempt last reported them.
+    curve: of each report the step, its loss, and the mean loss of the last ten reports. time: of the last report,
+    seconds since 1970. pace: seconds a step, as this attempt last reported them.
     """
 
     curve: list[tuple[int, float, float]] = field(default_factory=list)
@@ -147,6 +143,11 @@ class Picture:
             self._paint(event)
         return True
 
+    def close(self) -> None:
+        """Nothing more will come: what is still at work was cut short."""
+        if stage := self.current:
+            stage.status, stage.seconds = "interrupted", stage.elapsed(self.time)
+
     def _paint(self, event: Event) -> None:
         match event:
             case RunStarted():
@@ -170,7 +171,7 @@ class Picture:
                 self.artifacts.pop(event.name, None)  # what was made last stands last
                 self.artifacts[event.name] = event.path
             case Measured():
-                self.metrics.update(event.metrics)
+                self.metrics = event.metrics
             case _:
                 self._work(event)
 
@@ -187,11 +188,11 @@ class Picture:
         if stage is None:
             return
         match event:
-            case Progress(what=what):
-                meter = stage.meters.get(what)
-                if meter is None or event.done < meter.latest.done:  # a new round, as of the next video's steps
-                    meter = Meter(event, self.time, (event.done, self.time))
-                stage.meters[what] = Meter(event, self.time, meter.begun)
+            case Progress():
+                meter = stage.meter
+                same = meter is not None and meter.latest.what == event.what and meter.latest.done <= event.done
+                begun = meter.begun if meter is not None and same else (event.done, self.time)
+                stage.meter = Meter(event, self.time, begun)
             case Step():
                 self.training.add(event, self.time)
                 stage.training = self.training

@@ -29,13 +29,13 @@ from cosmos_forge.view_closing import closing
 from cosmos_forge.view_picture import Picture
 from cosmos_forge.view_words import counted, duration, measured, pace, step_facts
 
-_SECONDS = 5.0  # progress is told when so much time has passed,
-_SHARE = 0.1  # or so much of the work is done since it was last told
+_SECONDS = 5.0  # progress is told when so much time has passed since it was last told,
+_SHARE, _LEAST_SECONDS = 0.1, 1.0  # or when so much more is done, and not faster than a person reads
 
 
 @dataclass
 class Plain:
-    """Writes lines. told: of each piece of work the time and the share done when it was last told."""
+    """Writes lines. told: of each piece of work the time it was last told and the share that was done."""
 
     folder: Path
     stream: TextIO
@@ -77,10 +77,10 @@ class Plain:
         key = (picture.current.name if picture.current else "", what)
         share = done / total if total else 1.0
         then, told = self.told.get(key, (float("-inf"), 0.0))
-        due = share >= 1 or share < told or share - told >= _SHARE or time - then >= _SECONDS
-        if due:
+        due = time - then >= _SECONDS or (share - told >= _SHARE and time - then >= _LEAST_SECONDS)
+        if due or share >= 1:
             self.told[key] = (time, share)
-        return due
+        return due or share >= 1
 
 
 def _words(event: Event, picture: Picture, folder: Path) -> str:
@@ -98,7 +98,7 @@ def _words(event: Event, picture: Picture, folder: Path) -> str:
         case StageFailed(stage=name, interrupted=interrupted):
             return f"{name}: {'interrupted' if interrupted else 'failed'}"
         case Progress(what=what):
-            meter = picture.current.meters[what] if picture.current else None
+            meter = picture.current.meter if picture.current else None
             left = meter.left(picture.time) if meter else None
             return _joined(f"{stage}: {what} {counted(event)}", pace(meter) if meter else "", _left(left))
         case Step(step=step, steps=steps):

@@ -81,18 +81,19 @@ def paint(picture: Picture, width: int, now: float) -> Group:
         (picture.name, "bold"), "  ", duration(max(0.0, now - picture.started)), ("  " + picture.recipe, "dim")
     )
     room = max((len(name) for name in picture.stages), default=0)
-    lines = [head, Text()]
+    lines = [Text(), head, Text()]
     for stage in picture.stages.values():
-        lines.append(_stage(stage, room, now))
+        lines.append(_stage(stage, room, width, now))
         if stage.status == "running":
             lines += _work(stage, width, now)
     for line in lines:
         line.no_wrap = True
+        line.rstrip()
         line.truncate(width, overflow="ellipsis")
     return Group(*lines)
 
 
-def _stage(stage: StageLine, room: int, now: float) -> Text:
+def _stage(stage: StageLine, room: int, width: int, now: float) -> Text:
     sign, style = _SIGNS[stage.status]
     line = Text.assemble((sign, style), " ", (f"{stage.name:<{room}}", "bold" if stage.status == "running" else ""))
     if stage.status == "waiting":
@@ -103,13 +104,13 @@ def _stage(stage: StageLine, room: int, now: float) -> Text:
         line.append(f"  {duration(stage.elapsed(now)):<7}")
     if stage.status in ("failed", "interrupted"):
         line.append(f"  {stage.status}", style)
-    if stage.processes > 1:
-        line.append(f"  {stage.processes} processes", "dim")
-    if stage.resumed is not None and stage.status == "running":
-        line.append(f"  from step {stage.resumed}", "dim")
-    if stage.training and stage.status != "running":
+    if stage.status == "running":
+        line.append(f"  {stage.processes} processes" if stage.processes > 1 else "", "dim")
+        line.append(f"  from step {stage.resumed}" if stage.resumed is not None else "", "dim")
+    elif stage.training:
         curve = stage.training.smoothed
-        line.append("  loss ", "dim").append(f"{number(curve[-1])} ").append(sparkline(curve, 20), "cyan")
+        line.append("  smoothed loss ", "dim").append(f"{number(curve[-1])} ")
+        line.append(sparkline(curve, min(20, width - line.cell_len)), "cyan")
     return line
 
 
@@ -120,17 +121,17 @@ def _work(stage: StageLine, width: int, now: float) -> list[Text]:
         step, left = stage.training.latest, stage.training.left(now)
         lines.append(_bar(step.step / step.steps, f"step {step.step}/{step.steps}", _left(left), width))
         lines += _training(stage.training, width)
-    for meter in stage.unfinished():
-        lines.append(_meter(meter, width, now))
+    elif stage.meter:
+        lines.append(_meter(stage.meter, width, now))
     return lines
 
 
 def _meter(meter: Meter, width: int, now: float) -> Text:
-    latest = meter.latest
+    latest, room = meter.latest, width // 3
     share = latest.done / latest.total if latest.total else 0.0
-    return _bar(
-        share, f"{latest.what} {counted(latest)}", "  ".join(filter(None, (pace(meter), _left(meter.left(now))))), width
-    )
+    what = latest.what if len(latest.what) <= room else "…" + latest.what[1 - room :]
+    beside = "  ".join(filter(None, (pace(meter), _left(meter.left(now)))))
+    return _bar(share, f"{what} {counted(latest)}", beside, width)
 
 
 def _bar(share: float, what: str, beside: str, width: int) -> Text:
@@ -170,9 +171,9 @@ def panel(last: Closing, tone: str, width: int) -> RenderableType:
     if last.words:
         parts.append(Text("\n".join(last.words)))
     if last.files:
-        parts.append(_pairs(last.files, width))
+        parts.append(_pairs(last.files, width - 4))
     if last.tries:
-        parts.append(_pairs(last.tries, width))
+        parts.append(_pairs(last.tries, width - 4))
     spaced = [parts[0], *(Padding(part, (1, 0, 0, 0)) for part in parts[1:])] if parts else []
     title = Text(f" {last.title} ", f"bold {tone}")
     return Panel(
@@ -193,4 +194,5 @@ def _pairs(pairs: list[tuple[str, str]], width: int) -> RenderableType:
     room = max(len(name) for name, _ in pairs)
     if room + 2 + max(len(value) for _, value in pairs) <= width:
         return Text("\n").join(Text.assemble((f"{name:<{room}}  ", "dim"), value) for name, value in pairs)
-    return Text("\n").join(Text.assemble((name, "dim"), f"\n  {value}", overflow="fold") for name, value in pairs)
+    stacked = [(Text(name, "dim"), Padding(Text(value, overflow="fold"), (0, 0, 0, 2))) for name, value in pairs]
+    return Group(*(part for pair in stacked for part in pair))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from itertools import pairwise
 
 from cosmos_forge.events import Progress, Step
 from cosmos_forge.view_picture import Meter
 
 _BARS = "▁▂▃▄▅▆▇█"
-_UNITS = {"db": "dB", "gib": "GiB", "gb": "GB", "seconds": "s"}
+_UNITS = {"db": "dB", "seconds": "s"}
 # What a metric may be held against: the same metric's name with this word in it.
 _RIVALS = {"copy": "copying the last frame", "base": "before training"}
 _MORE_IS_BETTER = ("psnr", "ssim")
@@ -36,11 +37,11 @@ def number(value: float) -> str:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """At most `width` bars from the least of `values` to the greatest; each is the mean of as many neighbours as must share
-    one, "!" where that is not finite."""
+    """At most `width` bars, scaled from the least to the greatest. Each is the mean of as many neighbours as must share
+    one; "!" where that is not finite."""
     columns = min(width, len(values))
     edges = [len(values) * column // columns for column in range(columns + 1)] if columns > 0 else []
-    means = [statistics.fmean(values[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    means = [statistics.fmean(values[a:b]) for a, b in pairwise(edges)]
     finite = [mean for mean in means if math.isfinite(mean)]
     low, span = (min(finite), max(finite) - min(finite)) if finite else (0.0, 0.0)
     return "".join(
@@ -50,9 +51,10 @@ def sparkline(values: Sequence[float], width: int) -> str:
 
 
 def counted(progress: Progress) -> str:
-    """ "12/40 clips"."""
-    unit = "" if progress.unit == progress.what else f" {progress.unit}"
-    return f"{number(progress.done)}/{number(progress.total)}{unit}".rstrip()
+    """ "12/40", "1.5/14 GB": parts to a tenth, and the unit where the name does not say it."""
+    done, total = (f"{value:.1f}".removesuffix(".0") for value in (progress.done, progress.total))
+    unit = "" if progress.unit in progress.what else f" {progress.unit}"
+    return f"{done}/{total}{unit}"
 
 
 def pace(meter: Meter) -> str:
@@ -77,21 +79,23 @@ def step_facts(step: Step) -> list[tuple[str, str]]:
 
 
 def measured(metrics: dict[str, float]) -> list[str]:
-    """A sentence for each metric, held against its rivals: `psnr_db` against `psnr_copy_db` and `psnr_base_db`."""
+    """A sentence for each metric with rivals, as `psnr_db` has `psnr_copy_db` and `psnr_base_db`; one for the rest."""
     rivals = {name: _rival_of(name, metrics) for name in metrics}
-    sentences = []
+    sentences, rest = [], []
     for name, value in metrics.items():
         if rivals[name]:
             continue
-        label, unit = _label(name)
-        parts = [f"{label} {_amount(value, unit)}"]
-        for other, rival in rivals.items():
-            if rival and rival[0] == name:
-                parts.append(
-                    f"{rival[1]} {_amount(metrics[other], '')}: {_compared(name, value - metrics[other], unit)}"
-                )
-        sentences.append("; ".join(parts))
-    return sentences
+        against = [
+            f"{_compared(name, value, metrics[other])} {rival[1]} ({_amount(other, metrics[other], unit=False)})"
+            for other, rival in rivals.items()
+            if rival and rival[0] == name
+        ]
+        what = f"{_label(name)} {_amount(name, value)}"
+        if against:
+            sentences.append(f"{what}: {', '.join(against)}")
+        else:
+            rest.append(what)
+    return [*sentences, ", ".join(rest)] if rest else sentences
 
 
 def _rival_of(name: str, metrics: dict[str, float]) -> tuple[str, str] | None:
@@ -103,22 +107,29 @@ def _rival_of(name: str, metrics: dict[str, float]) -> tuple[str, str] | None:
     return None
 
 
-def _label(name: str) -> tuple[str, str]:
-    """ "psnr_db" -> ("PSNR", "dB"): what is measured, and the unit."""
-    words = name.split("_")
-    unit = _UNITS.get(words[-1], "")
-    words = words[:-1] if unit else words
-    return " ".join(word.upper() if word in _MORE_IS_BETTER else word for word in words), unit
+def _unit(name: str) -> str:
+    """ "psnr_db" -> "db": the last word, if it is a unit."""
+    word = name.rpartition("_")[2]
+    return word if word in _UNITS else ""
 
 
-def _amount(value: float, unit: str) -> str:
-    text = f"{value:.1f}" if unit == "dB" else number(value)
-    return f"{text} {unit}".rstrip()
+def _label(name: str) -> str:
+    """ "psnr_db" -> "PSNR": the words before the unit."""
+    words = name.removesuffix("_" + _unit(name)).split("_")
+    return " ".join(word.upper() if word in _MORE_IS_BETTER else word for word in words)
 
 
-def _compared(name: str, gain: float, unit: str) -> str:
-    if _amount(abs(gain), unit) == _amount(0.0, unit):
-        return "no difference"
-    known = name.split("_")[0] in _MORE_IS_BETTER
-    above, below = ("better", "worse") if known else ("higher", "lower")
-    return f"{_amount(abs(gain), unit)} {above if gain >= 0 else below}"
+def _amount(name: str, value: float, unit: bool = True) -> str:
+    kind = _unit(name)
+    if kind == "seconds":
+        return duration(value)
+    text = f"{value:.1f}" if kind == "db" else number(value)
+    return f"{text} {_UNITS.get(kind, '')}".rstrip() if unit else text
+
+
+def _compared(name: str, value: float, rival: float) -> str:
+    gap = _amount(name, abs(value - rival))
+    if gap == _amount(name, 0.0):
+        return "the same as"
+    more, less = ("better", "worse") if name.split("_")[0] in _MORE_IS_BETTER else ("more", "less")
+    return f"{gap} {more if value > rival else less} than"
