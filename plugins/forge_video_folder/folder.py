@@ -96,9 +96,9 @@ class VideoFolder:
         except Unreadable as error:
             return str(error)
         span = self.options.span
-        if found.frames < span:
-            return f"the video has {found.frames} frames, and a clip needs {span}"
-        starts = range(0, found.frames - span + 1, self.options.start_frame_interval or span)
+        if len(found.times) < span:
+            return f"the video has {len(found.times)} frames, and a clip needs {span}"
+        starts = range(0, len(found.times) - span + 1, self.options.start_frame_interval or span)
         return [Window(video, start, found.fps, caption) for start in starts]
 
 
