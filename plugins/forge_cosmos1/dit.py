@@ -3,11 +3,11 @@
     net = DiT(VARIANTS["tiny"])
 
 Module names are chosen so that `state_dict` has the reference's keys (of its `GeneralDIT` and `VideoExtendGeneralDIT`);
-that explains a level of nesting here and there. In brackets: the reference's class. Arithmetic is done in the dtype of the
-input, as there; only rotation, sines and norms are float32 inside.
+that explains a level of nesting here and there. In brackets: the reference's class. Arithmetic is done in the dtype of
+the input, as there; only rotation, sines and norms are float32 inside.
 
-Shape suffixes: B batch, C channels, T latent frames, H latent rows, W latent columns, L video tokens (T * H/2 * W/2, time
-slowest), M text tokens, D model width (of text: its own), N heads, E width of a head.
+Shape suffixes: B batch, C channels, T latent frames, H latent rows, W latent columns, L video tokens (T * H/2 * W/2,
+time slowest), M text tokens, D model width (of text: its own), N heads, E width of a head.
 """
 
 from __future__ import annotations

@@ -1,0 +1,105 @@
+"""Registers Cosmos-Predict1's model and says what a recipe may choose about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, model_validator
+
+from cosmos_forge import Options, Problem, hookimpl
+from forge_cosmos1.variants import PATCH, VARIANTS
+
+if TYPE_CHECKING:
+    from cosmos_forge.plan import Plan
+
+
+class Video2WorldOptions(Options):
+    """Cosmos-Predict1 Video2World: goes on from the first frames of a video, as a prompt says."""
+
+    variant: Literal["7b-video2world", "14b-video2world", "tiny"] = Field(
+        "7b-video2world", description="size of the network; tiny has no published weights and trains on a CPU"
+    )
+    weights: str | None = Field(
+        None, description="path of the weights, or run:NAME for what a run exported; default: fresh ones"
+    )
+    rope_precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="of rotary angles; auto: as the network computes, like Cosmos, which was trained in bf16"
+    )
+    p_mean: float = Field(0.0, description="mean of ln(sigma / multiplier) in training; as in Cosmos (EDMSDE)")
+    p_std: float = Field(1.0, gt=0, description="deviation of ln(sigma) in training; as in Cosmos (EDMSDE)")
+    noise_frames: int = Field(
+        16,
+        ge=1,
+        description="sigma in training is multiplied by the square root of this; 16 latent frames as in Cosmos, "
+        "whatever the clip's length",
+    )
+    given_frames_min: int = Field(0, ge=0, description="fewest latent frames given in training; 0 as in Cosmos")
+    given_frames_max: int = Field(2, ge=0, description="most latent frames given in training; 2 as in Cosmos")
+    augment_p_mean: float = Field(-3.0, description="mean of ln(sigma) of given frames in training; as in Cosmos")
+    augment_p_std: float = Field(2.0, gt=0, description="deviation of ln(sigma) of given frames; as in Cosmos")
+    text_dropout: float = Field(0.2, ge=0, le=1, description="share of samples trained without text; as in Cosmos")
+    learned_variance: bool = Field(
+        True, description="weigh noise levels by a learned log-variance; as in Cosmos (loss_add_logvar)"
+    )
+    loss_reduce: Literal["mean", "sum"] = Field(
+        "mean", description="over a sample's elements; mean as in Cosmos post-training"
+    )
+    augment_sigma: float = Field(
+        0.001, gt=0, description="noise on given frames when generating; 0.001 as in Cosmos inference"
+    )
+    unconditional_frames: Literal["keep", "unmask", "zero"] = Field(
+        "keep",
+        description="given frames in guidance's unconditional branch: keep as in Cosmos inference; unmask and zero as "
+        "add_input_frames_guidance does there and in its training code",
+    )
+
+    @model_validator(mode="after")
+    def _range_of_given_frames(self) -> Video2WorldOptions:
+        if self.given_frames_min > self.given_frames_max:
+            raise ValueError(f"given_frames_min must be at most given_frames_max = {self.given_frames_max}")
+        return self
+
+    def check(self, plan: Plan) -> Iterator[Problem]:
+        """Whether latents and text of the other tables fit the network, and the weights are there."""
+        if self.weights and not self.weights.startswith("run:") and not plan.resolve(self.weights).exists():
+            yield plan.problem("model", "weights", f"weights: there is nothing at {self.weights}", "give their path")
+        yield from self._check_text(plan)
+        yield from self._check_latents(plan)
+
+    def _check_text(self, plan: Plan) -> Iterator[Problem]:
+        if "text_encoder" not in plan.tables:
+            return
+        has, wants = plan.options("text_encoder").width, VARIANTS[self.variant].crossattn_emb_channels
+        if has != wants:
+            what = f"text of width {has} does not fit the model's variant {self.variant}, which takes {wants}"
+            yield plan.problem("text_encoder", "use", what, f"choose an encoder of width {wants}, or another variant")
+
+    def _check_latents(self, plan: Plan) -> Iterator[Problem]:
+        if "latent_tokenizer" not in plan.tables or "dataset" not in plan.tables:
+            return
+        data, config = plan.options("dataset"), VARIANTS[self.variant]
+        try:
+            channels, *size = plan.options("latent_tokenizer").latent_shape(data.num_frames, data.height, data.width)
+        except ValueError:
+            return  # reported by the plan itself
+        if channels != config.latent_channels:
+            what = f"latents of {channels} channels do not fit the model, which takes {config.latent_channels}"
+            yield plan.problem("latent_tokenizer", "use", what, "choose another latent tokenizer")
+        keys, patches = ("num_frames", "height", "width"), (1, PATCH, PATCH)
+        for key, latent, patch, most in zip(keys, size, patches, config.max_size, strict=True):
+            if latent % patch:
+                what = f"{key} = {getattr(data, key)} gives {latent} latents, which the model cannot pair"
+                yield plan.problem("dataset", key, what, f"choose a {key} that gives an even number")
+            if latent > most:
+                what = f"{key} = {getattr(data, key)} gives {latent} latents, the model takes at most {most}"
+                yield plan.problem("dataset", key, what, f"choose a smaller {key}")
+        if size[0] <= self.given_frames_max:
+            what = f"given_frames_max = {self.given_frames_max} leaves nothing to learn of {size[0]} latent frames"
+            fix = f"at most {size[0] - 1}, or longer clips"
+            yield plan.problem("model", "given_frames_max", what, fix)
+
+
+@hookimpl
+def register_models(register):
+    register("cosmos1-video2world", options=Video2WorldOptions, build="forge_cosmos1.video2world:Video2World")
