@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 
 from cosmos_forge import machine
@@ -16,6 +17,7 @@ from cosmos_forge.options import Download, nearest
 from cosmos_forge.plan import SIZES, Plan
 from cosmos_forge.recipe import ROOT, Recipe
 from cosmos_forge.stages import STAGES
+from cosmos_forge.tables import TABLES
 
 SPARE_GB = 1.0  # for logs, events and videos
 
@@ -25,12 +27,14 @@ def check(plan: Plan, recipe: Recipe, stages: tuple[str, ...]) -> list[Problem]:
     problems = list(_run(plan, stages))
     stages = tuple(stage for stage in stages if stage in STAGES)
     missing = list(_missing(plan, recipe, stages))
-    whole = not missing and all(table in plan.tables for table in recipe.values)
+    whole = not missing and plan.tables.keys() >= {ROOT, *recipe.values, *stages}
     problems += missing
     for part in (_train, _sizes, _generate):
         problems += part(plan, stages)
     problems += _plugins(plan, stages, whole)
-    return problems or list(_storage(plan, stages))
+    if whole:
+        problems += _storage(plan, stages)
+    return problems
 
 
 def needed_tables(plan: Plan, stages: tuple[str, ...]) -> list[str]:
@@ -70,9 +74,10 @@ def _run(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
 
 
 def _missing(plan: Plan, recipe: Recipe, stages: tuple[str, ...]) -> Iterator[Problem]:
-    """Tables that the stages need and the recipe lacks."""
+    """Tables that the stages need and the recipe lacks, unless another is plainly meant to be it."""
+    misspelt = recipe.values.keys() - set(TABLES)
     for table in dict.fromkeys([*needed_tables(plan, stages), *stages]):
-        if table in plan.tables or table in recipe.values:
+        if table in plan.tables or table in recipe.values or get_close_matches(table, misspelt, cutoff=0.5):
             continue
         if table in STAGES:
             fields = STAGES[table].options.model_fields
@@ -155,10 +160,9 @@ def _generate(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
         what = f"input {options.input} does not exist or is no file"
         yield plan.problem("generate", "input", what, f"relative paths start at {Path.cwd()}")
     if options.input is None and "prepare" in plan.tables and plan.prepare.held_out == 0:
-        what = "there is nothing to continue: no input is given and prepare.held_out is 0"
-        yield plan.problem(
-            "generate", "", what, "set prepare.held_out = 1 or more, or generate.input to a video or picture"
-        )
+        what = "there is nothing to continue: generate.input is not given and prepare.held_out is 0"
+        where = plan.where("prepare", "held_out") or plan.where(ROOT, "stages")
+        yield Problem(what, where, "set prepare.held_out to 1 or more, or generate.input to a video or picture")
 
 
 def _plugins(plan: Plan, stages: tuple[str, ...], whole: bool) -> Iterator[Problem]:

@@ -164,8 +164,7 @@ def make_plan(
     problems: list[Problem] = []
     tables = build_tables(recipe, plugins, problems)
     plan = Plan(_name(recipe, name, runs), recipe.path, runs, tables, recipe.origins, plugins)
-    chosen = tuple(stages) if stages is not None else plan.stages if ROOT in plan.tables else ()
-    problems += check(plan, recipe, chosen)
+    problems += check(plan, recipe, tuple(_stages(recipe) if stages is None else stages))
     if problems:
         raise ForgeError(_in_order(problems, recipe))
     return plan
@@ -199,6 +198,13 @@ def _name(recipe: Recipe, name: str | None, runs: Path) -> str:
     """The run's name. The recipe that lies in a run's directory continues that run."""
     path = recipe.path.resolve()
     return name or (path.parent.name if path.parent.parent == runs.resolve() else path.stem)
+
+
+def _stages(recipe: Recipe) -> list[str]:
+    """The stages that the recipe asks for, even where another key beside them is wrong."""
+    asked = recipe.values.get(ROOT, {}).get("stages")
+    well = isinstance(asked, list) and all(isinstance(stage, str) for stage in asked)
+    return cast("list[str]", asked) if well else RunOptions().stages
 
 
 def _in_order(problems: Iterable[Problem], recipe: Recipe) -> list[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,9 +87,11 @@ def _component(plugins: Plugins, kind: str, use: Any) -> Component:
 
 def _problem(recipe: Recipe, table: str, use: str, fault: Fault) -> Problem:
     """A fault of one table, with what else may help."""
-    what, fix = fault.what, fault.fix
-    if not table and fault.key in TABLES:
-        what, fix = f"{fault.key} is a table, not a key", f"write [{fault.key}] on a line of its own"
+    key, what, fix = fault.key, fault.what, fault.fix
+    if not key:  # several keys together: point at one of them
+        key = next((given for given in recipe.values[table] if re.search(rf"\b{re.escape(given)}\b", what)), "")
+    if not table and key in TABLES:
+        what, fix = f"{key} is a table, not a key", f"write [{key}] on a line of its own"
     elif use:
         fix = f"{fix}; `forge plugins {use}` lists all keys".lstrip("; ")
-    return problem(recipe.origins, table, fault.key, what, fix)
+    return problem(recipe.origins, table, key, what, fix)
