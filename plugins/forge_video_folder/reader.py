@@ -90,15 +90,17 @@ def read_frames(path: Path, indices: Sequence[int]) -> np.ndarray:
     """The frames at ascending `indices`, THWC, uint8 RGB, upright. Raises Unreadable."""
     video = probe(path)
     if decord and video.plain:
-        return read_with_decord(path, indices)
+        try:
+            return read_with_decord(path, indices)
+        except (
+            decord.DECORDError
+        ):  # it fails on some turned videos, which PyAV reads; and PyAV says better what is wrong
+            pass
     return read_with_pyav(path, video, indices)
 
 
 def read_with_decord(path: Path, indices: Sequence[int]) -> np.ndarray:
-    try:
-        return decord.VideoReader(str(path), num_threads=2).get_batch(list(indices)).asnumpy()
-    except decord.DECORDError as error:
-        raise Unreadable(f"it cannot be decoded ({str(error).strip().splitlines()[0]})") from error
+    return decord.VideoReader(str(path), num_threads=2).get_batch(list(indices)).asnumpy()
 
 
 def read_with_pyav(path: Path, video: Video, indices: Sequence[int]) -> np.ndarray:
