@@ -1,4 +1,4 @@
-"""Registers Cosmos-Predict1's model and says what a recipe may choose about it."""
+"""Registers Cosmos-Predict1's model and latent tokenizer, and says what a recipe may choose about the model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from cosmos_forge import Options, Problem, hookimpl
+from forge_cosmos1.tokenizer_options import TokenizerOptions
 from forge_cosmos1.variants import PATCH, VARIANTS
 
 if TYPE_CHECKING:
@@ -103,3 +104,8 @@ class Video2WorldOptions(Options):
 @hookimpl
 def register_models(register):
     register("cosmos1-video2world", options=Video2WorldOptions, build="forge_cosmos1.video2world:Video2World")
+
+
+@hookimpl
+def register_latent_tokenizers(register):
+    register("cosmos-cv8x8x8", options=TokenizerOptions, build="forge_cosmos1.tokenizer:CosmosTokenizer")

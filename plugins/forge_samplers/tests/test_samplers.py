@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from cosmos_forge.testing import SamplerContract
 from forge_samplers.euler import Euler
 from forge_samplers.heun import Heun
 from forge_samplers.plugin import EulerOptions, HeunOptions, ResOptions
@@ -38,6 +39,27 @@ class Gaussian:
 
     def impose(self, x_BCTHW: Tensor, sigma_B: Tensor) -> Tensor:
         return x_BCTHW
+
+
+class TestEuler(SamplerContract):
+    use = "euler"
+    order = 1
+
+
+class TestHeun(SamplerContract):
+    use = "heun"
+    order = 2
+
+
+class TestRes(SamplerContract):
+    use = "res"
+    order = 2
+
+
+class TestResMidpoint(SamplerContract):
+    use = "res"
+    options = {"steps": 20, "solver": "2mid"}
+    order = 2
 
 
 def make(name: str, **options: object):

@@ -1,0 +1,136 @@
+"""Reads the tokenizer's weights and the statistics of its latents from the forms in which they are published."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from cosmos_forge import ForgeError
+from forge_cosmos1.tokenizer_options import LATENT_CHANNELS
+from forge_cosmos1.torchscript import read_torchscript
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and deviation of latents a channel and latent frame, float32, of shape (16, frames)."""
+
+    mean_CT: Tensor
+    std_CT: Tensor
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The state of both encoder and decoder, under the reference's names, in the dtype it was published in.
+
+    Buffers of the reference that are constants are left out. Raises ForgeError where there is nothing to read.
+    """
+    pair = [folder / "encoder.jit", folder / "decoder.jit"]
+    tensors = sorted(folder.glob("*.safetensors"))
+    if all(path.exists() for path in pair):
+        parts = [_read(path, read_torchscript) for path in pair]
+    elif (folder / "autoencoder.jit").exists():
+        parts = [_read(folder / "autoencoder.jit", read_torchscript)]
+    elif (folder / "model.pt").exists():
+        parts = [_read(folder / "model.pt", _load_pt)]
+    elif tensors:
+        parts = [_read(path, load_file) for path in tensors]
+    else:
+        raise ForgeError(
+            f"{folder} holds no weights of a tokenizer",
+            "it should hold encoder.jit and decoder.jit, autoencoder.jit, model.pt or *.safetensors",
+        )
+    state = {name: tensor for part in parts for name, tensor in part.items() if "patcher3d." not in name}
+    return from_diffusers(state) if any(".resnets." in name for name in state) else state
+
+
+def read_statistics(folder: Path, pictures: bool = False) -> Statistics:
+    """Of videos, or of single pictures (one frame). Raises ForgeError where they are missing or misshapen."""
+    name = "image_mean_std.pt" if pictures else "mean_std.pt"
+    config = folder / "config.json"
+    if (folder / name).exists():
+        path, (mean, std) = folder / name, _read(folder / name, _load_pt)
+    elif config.exists() and not pictures:
+        values = json.loads(config.read_text())
+        path, mean, std = config, *(torch.tensor(values.get(f"latents_{what}") or []) for what in ("mean", "std"))
+    else:
+        raise ForgeError(f"{folder / name} is missing", "it is published beside the weights and scales the latents")
+    if not mean.numel() == std.numel() > 0 or mean.numel() % LATENT_CHANNELS:
+        raise ForgeError(
+            f"{path}: statistics should be {LATENT_CHANNELS} x frames, found {mean.numel()}, {std.numel()}"
+        )
+    return Statistics(mean.float().view(LATENT_CHANNELS, -1), std.float().view(LATENT_CHANNELS, -1))
+
+
+def load_state(net: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
+    """Puts `state` in place of the parameters of `net`. Raises ForgeError with every key that does not fit."""
+    wanted = {name: tensor.shape for name, tensor in net.state_dict().items()}
+    faults = [f"missing {name}" for name in wanted if name not in state]
+    faults += [f"unexpected {name}" for name in state if name not in wanted]
+    faults += [
+        f"{name} is {list(tensor.shape)}, not {list(wanted[name])}"
+        for name, tensor in state.items()
+        if name in wanted and tensor.shape != wanted[name]
+    ]
+    if faults:
+        raise ForgeError(
+            f"{source} does not fit the tokenizer in {len(faults)} of {len(wanted)} tensors: {'; '.join(faults)}",
+            "this tokenizer is CV8x8x8; weights of other compressions have other layers",
+        )
+    net.load_state_dict(state, assign=True)
+
+
+# Applied in this order to names that diffusers' `AutoencoderKLCosmos` uses. Its `up_blocks` count from the latents.
+FROM_DIFFUSERS = (
+    (r"mid_block\.resnets\.(\d)", lambda match: f"mid.block_{int(match[1]) + 1}"),
+    (r"mid_block\.attentions\.0", "mid.attn_1.0"),
+    (r"mid_block\.temp_attentions\.0", "mid.attn_1.1"),
+    (r"up_blocks\.(\d)", lambda match: f"up.{2 - int(match[1])}"),
+    (r"down_blocks\.", "down."),
+    (r"\.resnets\.", ".block."),
+    (r"(down|up)samplers\.0", r"\1sample"),
+    (r"conv_s\.", "0."),
+    (r"conv_t\.", "1."),
+    (r"conv_shortcut\.", "nin_shortcut."),
+    (r"to_([qkv])\.", r"\1."),
+    (r"to_out\.0\.", "proj_out."),
+    (r"(?<!\.norm)\.(weight|bias)$", r".conv3d.\1"),
+)
+
+
+def from_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under the reference's names."""
+    renamed = {}
+    for name, tensor in state.items():
+        for pattern, replacement in FROM_DIFFUSERS:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = tensor
+    return renamed
+
+
+def _load_pt(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
+    try:
+        return reader(path)
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        SafetensorError,
+    ) as error:
+        raise ForgeError(f"{path} cannot be read: {error}", "download it again") from error
