@@ -17,7 +17,7 @@ from cosmos_forge.options import Download, nearest
 from cosmos_forge.plan import SIZES, Plan
 from cosmos_forge.recipe import ROOT, Recipe
 from cosmos_forge.stages import STAGES
-from cosmos_forge.tables import TABLES
+from cosmos_forge.tables import TABLES, Table
 
 SPARE_GB = 1.0  # for logs, events and videos
 
@@ -47,9 +47,8 @@ def needed_tables(plan: Plan, stages: tuple[str, ...]) -> list[str]:
 
 def needed_downloads(plan: Plan, stages: tuple[str, ...]) -> list[Download]:
     """What the stages need and is not on this machine."""
-    needs = [need for table in needed_tables(plan, stages) for need in plan.options(table).needs()]
-    if "fetch" in stages:
-        needs += plan.downloads()
+    tables = plan.tables if "fetch" in stages else needed_tables(plan, stages)
+    needs = [need for table in tables for need in _needs(plan.tables[table])]
     return [need for need in dict.fromkeys(needs) if not machine.is_downloaded(need)]
 
 
@@ -166,22 +165,26 @@ def _generate(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
 
 
 def _plugins(plan: Plan, stages: tuple[str, ...], whole: bool) -> Iterator[Problem]:
-    """What components say of their own options, and of those of others if the plan is whole."""
-    for name in [*needed_tables(plan, stages), *stages]:
-        if name not in plan.tables:
-            continue
-        table = plan.tables[name]
+    """What components say of their options, and of those of others; while tables are missing, they cannot know."""
+    needed = {*needed_tables(plan, stages), *stages}
+    for name, table in plan.tables.items():
         try:
-            found = list(table.options.check(plan))
+            yield from list(table.options.check(plan)) if name in needed else []
             table.options.needs()
         except ForgeError as error:
-            found = error.problems if whole else []
-        except Exception as error:  # a plugin's own fault
+            yield from error.problems if whole else []
+        except Exception as error:
             what = f"the check of `{table.use or name}` failed: {type(error).__name__}: {error}"
-            found = (
-                [plan.problem(name, "use", what, "tell its author; `forge plugins` names the package")] if whole else []
-            )
-        yield from found
+            fix = "this is the plugin's fault, tell its author; `forge plugins` names the package"
+            yield from [plan.problem(name, "use", what, fix)] if whole else []
+
+
+def _needs(table: Table) -> list[Download]:
+    """The table's downloads; none where asking fails, which `_plugins` tells."""
+    try:
+        return table.options.needs()
+    except Exception:
+        return []
 
 
 def _storage(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
@@ -199,7 +202,7 @@ def _storage(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
     coming = sum(download.gigabytes for download in absent) if "fetch" in stages else 0.0
     written = SPARE_GB
     if "export" in stages and plan.export.merge:
-        written += sum(need.gigabytes for need in plan.options("model").needs())
+        written += sum(need.gigabytes for need in _needs(plan.tables["model"]))
     cache, runs = machine.hub_cache(), plan.runs
     if machine.same_disk(cache, runs):
         demands = [(runs, coming + written)]

@@ -204,7 +204,7 @@ def _stages(recipe: Recipe) -> list[str]:
     """The stages that the recipe asks for, even where another key beside them is wrong."""
     asked = recipe.values.get(ROOT, {}).get("stages")
     well = isinstance(asked, list) and all(isinstance(stage, str) for stage in asked)
-    return cast("list[str]", asked) if well else RunOptions().stages
+    return cast("list[str]", asked if well else RunOptions.model_fields["stages"].default)
 
 
 def _in_order(problems: Iterable[Problem], recipe: Recipe) -> list[Problem]:
