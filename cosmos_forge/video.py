@@ -69,16 +69,19 @@ def read_media(path: Path) -> tuple[np.ndarray, float]:
 
 
 def _read_video(path: Path) -> tuple[np.ndarray, float]:
-    frames, packets, cut = [], 0, False
+    frames: list[np.ndarray] = []
+    packets = 0
     with av.open(str(path)) as container:
         stream = container.streams.best("video")
         if stream is None:
             raise ForgeError(f"there is no video in {show_path(path)}", "name a video or a picture")
         for packet in container.demux(stream):
-            packets, cut = packets + bool(packet.size), cut or packet.is_corrupt
-            frames += [np.rot90(f.to_ndarray(format="rgb24"), f.rotation // 90) for f in packet.decode()]
-        if cut or packets < stream.frames or not frames:
-            raise ForgeError(f"{show_path(path)} is cut short after {len(frames)} frames", "copy or encode it again")
+            if packet.is_corrupt:
+                break
+            packets += bool(packet.size)
+            frames += [np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90) for frame in packet.decode()]
+        if packet.is_corrupt or packets < stream.frames or not frames:
+            raise ForgeError(f"{show_path(path)} is cut short after {packets} frames", "copy or encode it again")
         return np.stack(frames), float(stream.average_rate or PICTURE_FPS)
 
 

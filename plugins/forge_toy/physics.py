@@ -68,6 +68,9 @@ def _write_video(frames_THWC: np.ndarray, fps: int, path: Path) -> None:
         stream.height, stream.width = frames_THWC.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for frame in frames_THWC:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            # Converted here, not by the encoder: its own copy carries unset memory at the edges, and then the same
+            # frames give files that differ.
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")
+            container.mux(stream.encode(picture))
         container.mux(stream.encode())
     part.replace(path)

@@ -1,0 +1,134 @@
+"""Videos and pictures written and read again, and the contact sheet's picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from cosmos_forge import ForgeError
+from cosmos_forge.video import contact_sheet, read_media, write_mp4
+
+
+def waves(frames: int = 9, height: int = 48, width: int = 64) -> np.ndarray:
+    t, y, x = np.mgrid[:frames, :height, :width].astype(float)
+    channels = [np.sin(x / 12 + t), np.cos(y / 10 - t), np.sin((x + y) / 15)]
+    return np.stack([128 + 80 * channel for channel in channels], axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("fps", [24, 12.5, 29.97])
+def test_a_video_comes_back(tmp_path, fps):
+    frames = waves()
+    write_mp4(frames, fps, tmp_path / "a.mp4")
+    again, again_fps = read_media(tmp_path / "a.mp4")
+    assert again.shape == frames.shape and again.dtype == np.uint8
+    assert np.abs(again.astype(int) - frames).mean() < 4
+    assert again_fps == pytest.approx(fps)
+
+
+def test_browsers_can_play_it(tmp_path):
+    write_mp4(waves(), 24, tmp_path / "a.mp4")
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        codec = container.streams.video[0].codec_context
+        assert (codec.name, codec.pix_fmt) == ("h264", "yuv420p")
+        assert (codec.colorspace, codec.color_primaries, codec.color_trc, codec.color_range) == (1, 1, 1, 1)
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")  # plays before it is loaded whole
+
+
+def test_odd_sizes_are_refused_and_nothing_is_left(tmp_path):
+    with pytest.raises(ForgeError, match="even sizes, got 47x64"):
+        write_mp4(waves(height=47), 24, tmp_path / "a.mp4")
+    with pytest.raises(ValueError, match="uint8"):
+        write_mp4(waves().astype(float), 24, tmp_path / "a.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
+    write_mp4(waves(), 24, tmp_path / "a.mp4")
+    before = (tmp_path / "a.mp4").read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("cosmos_forge.video.np.ascontiguousarray", full)
+    with pytest.raises(OSError, match="disk full"):
+        write_mp4(waves(5), 24, tmp_path / "a.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+    assert (tmp_path / "a.mp4").read_bytes() == before
+
+
+def test_a_picture_is_one_frame_turned_as_its_camera_says(tmp_path):
+    frame = waves(1)[0]
+    picture = Image.fromarray(frame)
+    exif = picture.getexif()
+    exif[0x0112] = 6  # the top of the scene is at the right: turn it a quarter clockwise
+    picture.save(tmp_path / "a.png", exif=exif)
+    frames, fps = read_media(tmp_path / "a.png")
+    assert fps == 24.0
+    np.testing.assert_array_equal(frames, np.rot90(frame, -1)[None])
+
+
+def test_what_cannot_be_read_says_why(tmp_path):
+    write_mp4(waves(), 24, tmp_path / "whole.mp4")
+    whole = (tmp_path / "whole.mp4").read_bytes()
+    files: dict[str, tuple[bytes, str]] = {
+        "cut.mp4": (whole[: len(whole) * 3 // 4], "cut short after"),
+        "text.mp4": (b"hello " * 50, "cannot be read as a video"),
+        "text.png": (b"hello " * 50, "cannot be read as a picture"),
+    }
+    for name, (data, words) in files.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ForgeError, match=words) as error:
+            read_media(tmp_path / name)
+        assert name in str(error.value) and "fix:" in str(error.value)
+    with pytest.raises(ForgeError, match="there is no file"):
+        read_media(tmp_path / "missing.mp4")
+
+
+def sheet(tmp_path: Path, rows, given: int = 0) -> np.ndarray:
+    contact_sheet(rows, tmp_path / "sheet.png", given)
+    return np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)
+
+
+def plain(colour: tuple[int, int, int], frames: int = 17) -> np.ndarray:
+    return np.broadcast_to(np.array(colour, np.uint8), (frames, 64, 64, 3))
+
+
+def test_a_sheet_shows_nine_frames_of_every_row(tmp_path):
+    picture = sheet(tmp_path, [("a: generated", plain((200, 0, 0))), ("a: truth", plain((0, 0, 200)))])
+    assert picture.shape[1] == 1200
+    red = (picture == (200, 0, 0)).all(axis=2)
+    blue = (picture == (0, 0, 200)).all(axis=2)
+    assert red.sum() == blue.sum()
+    assert np.flatnonzero(red.any(axis=1)).max() < np.flatnonzero(blue.any(axis=1)).min()
+    columns = red.any(axis=0).astype(int)
+    assert (np.diff(columns) == 1).sum() == 9
+
+
+def test_a_short_video_shows_each_frame_once(tmp_path):
+    picture = sheet(tmp_path, [("a", plain((200, 0, 0), frames=3))])
+    columns = (picture == (200, 0, 0)).all(axis=2).any(axis=0).astype(int)
+    assert (np.diff(columns) == 1).sum() == 3
+
+
+def test_given_frames_are_marked(tmp_path):
+    green = (10, 125, 90)
+
+    def borders(given: int) -> int:
+        """Runs of green along the upper edge of the pictures."""
+        picture = sheet(tmp_path, [("a", plain((200, 0, 0)))], given)
+        top = np.flatnonzero((picture == (200, 0, 0)).all(axis=2).any(axis=1)).min()
+        line = (picture[top + 5] == green).all(axis=1).astype(int)
+        return int((np.diff(line) == 1).sum()) // 2
+
+    assert (borders(0), borders(9), borders(17)) == (0, 5, 9)
+
+
+def test_a_long_name_is_cut_to_its_column(tmp_path):
+    short, long = (sheet(tmp_path, [(name, plain((200, 0, 0)))]) for name in ("a", "kitchen " * 30))
+    start = np.flatnonzero((short == (200, 0, 0)).all(axis=2).any(axis=0)).min()
+    np.testing.assert_array_equal(short[:, start - 6 :], long[:, start - 6 :])
