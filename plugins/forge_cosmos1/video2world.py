@@ -63,7 +63,7 @@ class Network(nn.Module):
         given_B1THW: Tensor,
         padding_B1HW: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """See `DiT.forward`. Returns F_BCTHW and the log-variance u_B, float32; the parameters' dtype is used inside."""
+        """See `DiT.forward`. Returns F_BCTHW and the log-variance u_B, float32; inside, the weights' dtype is used."""
         dtype = self.net.affline_norm.weight.dtype
         F_BCTHW = self.net(x_BCTHW.to(dtype), c_noise_B.to(dtype), text_BMD, fps_B, given_B1THW, padding_B1HW)
         u_B1 = self.logvar[1](self.logvar[0](c_noise_B).to(self.logvar[1].weight.dtype))

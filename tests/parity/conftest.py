@@ -1,0 +1,164 @@
+"""Recorded cases of the reference, and what is said about them.
+
+Every folder named in the environment's FORGE_GOLDEN (several with `:` between; default: `../shared/golden` beside the
+repository) is searched for `manifest.json`. A test says which cases it can check and gets one at a time:
+
+    @pytest.mark.golden("a_dit/*")                 # "<kind>/<case>", with wildcards; several are fine
+    def test_network(case, check):
+        check("output", ours, case.tensors["out/x"], 1e-4)
+
+so a new case of a known form is tested without touching code. The summary has a line for each case with its largest
+error, and names the cases that no test looked at.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cosmos_forge.testing import make_context
+from forge_cosmos1.dit import DiTConfig
+from forge_cosmos1.plugin import Video2WorldOptions
+from forge_cosmos1.video2world import Network, Video2World
+
+DEFAULT = Path(__file__).parents[2] / "../shared/golden"
+ROOTS = [Path(folder) for folder in os.environ.get("FORGE_GOLDEN", str(DEFAULT)).split(os.pathsep)]
+
+# What the reference's constructor says beside the sizes, and all that is implemented.
+SWITCHES = {
+    "concat_padding_mask": True,
+    "block_config": "FA-CA-MLP",
+    "use_cross_attn_mask": False,
+    "pos_emb_cls": "rope3d",
+    "pos_emb_learnable": False,
+    "pos_emb_interpolation": "crop",
+    "affline_emb_norm": True,
+    "use_adaln_lora": True,
+    "out_channels": 16,
+    "patch_spatial": 2,
+    "patch_temporal": 1,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A recorded case: `record` is its JSON, `path` where that stands."""
+
+    kind: str
+    name: str
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return f"{self.kind}/{self.name}"
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        return json.loads(self.path.read_text())
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        return load_file(self.path.with_suffix(".safetensors"))
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names begin with `prefix`, without it."""
+        return {name[len(prefix) :]: value for name, value in self.tensors.items() if name.startswith(prefix)}
+
+    def beside(self, path: str) -> Case:
+        """Another case, by its path as this one's JSON gives it."""
+        file = (self.path.parent / path).resolve().with_suffix(".json")
+        return Case(file.parent.name, file.stem, file)
+
+    def dit_config(self) -> DiTConfig:
+        """The network of the case. Fails on a switch that we do not have."""
+        c = self.record["config"]["constructor"]
+        other = {name: c[name] for name, value in SWITCHES.items() if name in c and c[name] != value}
+        assert not other, f"not implemented: {other}"
+        return DiTConfig(
+            model_channels=c["model_channels"],
+            num_blocks=c["num_blocks"],
+            num_heads=c["num_heads"],
+            latent_channels=c["in_channels"] - 1,
+            crossattn_emb_channels=c["crossattn_emb_channels"],
+            mlp_ratio=c["mlp_ratio"],
+            adaln_lora_dim=c["adaln_lora_dim"],
+            rope_ratio=tuple(c[f"rope_{axis}_extrapolation_ratio"] for axis in "thw"),
+            max_size=(c["max_frames"], c["max_img_h"], c["max_img_w"]),
+            extra_per_block_abs_pos_emb=c["extra_per_block_abs_pos_emb"],
+            add_augment_sigma_embedding=c["add_augment_sigma_embedding"],
+        )
+
+    def video2world(self, folder: Path, **options: Any) -> Video2World:
+        """Our model with the weights that the case names."""
+        weights = self.beside(self.record["config"]["weights"])
+        model = Video2World(Video2WorldOptions(variant="tiny", **options), make_context(folder))
+        model.net = Network(weights.dit_config())
+        model.net.load_state_dict(weights.tensors)
+        return model
+
+
+def find_cases() -> Iterator[Case]:
+    for root in ROOTS:
+        for manifest in sorted(root.rglob("manifest.json")):
+            for entry in json.loads(manifest.read_text())["cases"]:
+                yield Case(entry["kind"], entry["case"], manifest.parent / entry["json"])
+
+
+CASES = {case.id: case for case in find_cases()}
+ERRORS: dict[str, list[tuple[float, float, str]]] = {}  # by case: error over tolerance, error, of what
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "golden(*patterns): runs once for each recorded case `kind/name` that matches")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marker = metafunc.definition.get_closest_marker("golden")
+    if marker is None:
+        return
+    found = [case for name, case in CASES.items() if any(fnmatch.fnmatch(name, pattern) for pattern in marker.args)]
+    none = pytest.param(None, marks=pytest.mark.skip(f"no recorded case {marker.args} in {[*map(str, ROOTS)]}"))
+    metafunc.parametrize("case", found or [none], ids=[case.id for case in found] or ["none"])
+
+
+@pytest.fixture
+def check(case: Case) -> Callable[..., None]:
+    """`check(what, ours, recorded, tolerance, relative=False)`: asserts, and notes the error for the summary.
+
+    The error is the largest absolute difference; relative: over the largest recorded entry.
+    """
+    noted = ERRORS.setdefault(case.id, [])
+
+    def check(what: str, ours: Any, recorded: Any, tolerance: float, relative: bool = False) -> None:
+        ours, recorded = torch.as_tensor(ours), torch.as_tensor(recorded)
+        assert ours.shape == recorded.shape, f"{what}: shape {tuple(ours.shape)}, recorded {tuple(recorded.shape)}"
+        error = (ours.double() - recorded.double()).abs().max().item()
+        if relative:
+            error /= recorded.double().abs().max().item() or 1.0
+        noted.append((error / tolerance if tolerance else error, error, what))
+        assert error <= tolerance, f"{what}: differs by {error:.2g}, allowed is {tolerance:.2g}"
+
+    return check
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if not ERRORS:
+        return
+    terminalreporter.section("recorded cases: largest error against its tolerance")
+    for name, noted in sorted(ERRORS.items()):
+        _, error, what = max(noted, default=(0.0, float("nan"), "nothing checked"))
+        terminalreporter.write_line(f"{name:48} {error:8.1e}  {what} ({len(noted)} checked)")
+    unseen = sorted(set(CASES) - set(ERRORS))
+    if unseen:
+        terminalreporter.write_line(f"not looked at in this session: {', '.join(unseen)}")

@@ -1,0 +1,69 @@
+"""Single denoising steps with guidance and given frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cosmos_forge.testing import make_context
+from cosmos_forge.types import Condition, TextEmbedding
+from forge_cosmos1 import weights
+from forge_cosmos1.denoiser import GuidedDenoiser
+from forge_cosmos1.video2world import Network
+
+TOLERANCE = 2e-5  # estimates are of size 10
+
+
+@pytest.mark.golden("c_v2w_step/*_model")
+def test_weights_load_by_name(case: Any, check: Callable[..., None], tmp_path: Path) -> None:
+    """Through our own loader, which accepts neither a missing nor an unexpected name."""
+    with torch.device("meta"):
+        net = Network(case.dit_config())
+    context = make_context(tmp_path)
+    note = weights.load(net, case.path.with_suffix(".safetensors"), context.device, context.dtype)
+    names = [name for name in case.tensors if name.startswith("net.")]
+    assert f"{len(names)} of {len(names)} tensors" in note
+    for name, value in net.state_dict().items():
+        check(name, value, case.tensors[name], 0)
+
+
+@pytest.mark.golden("c_v2w_step/c[0-9]*")
+def test_step(case: Any, check: Callable[..., None], tmp_path: Path) -> None:
+    training_side = "solver" in case.record["config"]["call"]
+    denoise = denoiser(case, tmp_path, training_side)
+    net_inputs: list[torch.Tensor] = []
+    denoise.net.register_forward_pre_hook(lambda module, inputs: net_inputs.append(inputs[0]))
+
+    for name in sorted({name.split("/")[0] for name in case.tensors if name.startswith(("step", "call"))}):
+        step = case.part(f"{name}/")
+        x, sigma = step["in/x" if training_side else "in/xt"], step["in/sigma"]
+        # Imposed frames are of size sigma.
+        imposed = step["out/xt" if training_side else "out/new_xt"]
+        check(f"{name} state", denoise.impose(x, sigma), imposed, 1e-6, relative=True)
+        net_inputs.clear()
+        check(f"{name} x0", denoise(x, sigma), step["out/x0"], TOLERANCE)
+        check(f"{name} network input", net_inputs[0], step["out/net_in"], TOLERANCE)
+
+
+def denoiser(case: Any, folder: Path, training_side: bool) -> GuidedDenoiser:
+    call, batch = case.record["config"]["call"], case.part("batch/")
+    augment = call["condition_video_augment_sigma_in_inference" if training_side else "condition_augment_sigma"]
+    frames = ("zero" if training_side else "unmask") if call["add_input_frames_guidance"] else "keep"
+    model = case.video2world(folder, augment_sigma=augment, unconditional_frames=frames)
+    condition = Condition(
+        latents_BCTHW=batch["condition_latent"] / model.sigma_data,
+        given=call["num_condition_t"],
+        text=embedding(batch, ""),
+        negative_text=embedding(batch, "neg_") if call["is_negative_prompt"] else None,
+        fps_B=batch["fps"],
+        seed=call["seed"],
+    )
+    return model.denoiser(condition, call["guidance"])
+
+
+def embedding(batch: dict[str, torch.Tensor], prefix: str) -> TextEmbedding:
+    return TextEmbedding(batch[f"{prefix}t5_text_embeddings"], batch[f"{prefix}t5_text_mask"].bool())
