@@ -138,11 +138,12 @@ class Plan:
             lines = [f"[{table.name}]"] if table.name else []
             for key, value in table.values().items():
                 line = f"{key} = {toml_value(value)}"
-                lines.append(f"{line}  # {self._origin(table.name, key)}" if comments else line)
+                lines.append(f"{line}  # {self.origin(table.name, key)}" if comments else line)
             blocks.append("\n".join(lines))
         return "\n\n".join(blocks) + "\n"
 
-    def _origin(self, table: str, key: str) -> str:
+    def origin(self, table: str, key: str) -> str:
+        """Where a value comes from, in words: file:line, "default" or "command line"."""
         where = self.origins.get((table, key))
         if where is None:
             return "default"

@@ -1,0 +1,5 @@
+"""`python -m cosmos_forge` is `forge`."""
+
+from cosmos_forge.cli import main
+
+main()

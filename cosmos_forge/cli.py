@@ -1,0 +1,199 @@
+"""The commands. No logic: each calls one function of the house and prints what it returns. The only file with typer."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from cosmos_forge import __version__
+from cosmos_forge.errors import ForgeError
+from cosmos_forge.stages import STAGES
+
+if TYPE_CHECKING:
+    from cosmos_forge.plan import Plan
+
+FAILED, WRONG = 1, 2  # exit codes: something broke; the recipe or machine is not right
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="a TOML file, or the name of a shipped recipe")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="as in train.steps=100")]
+Name = Annotated[str | None, typer.Option(help="of the run; default: the recipe's file name")]
+Runs = Annotated[Path, typer.Option(help="folder of all runs")]
+Continue = Annotated[bool, typer.Option("--continue", help="go on with changed settings")]
+Json = Annotated[bool, typer.Option("--json", help="for programs")]
+
+
+def main() -> None:
+    """The entry point of `forge`: shows mistakes as text, and everything else in one line."""
+    # --traceback may stand anywhere.
+    arguments = sorted(sys.argv[1:], key=lambda argument: argument != "--traceback")
+    try:
+        app(arguments, prog_name="forge")
+    except ForgeError as error:
+        if "--traceback" in arguments:
+            raise
+        _print_problems(error)
+        sys.exit(WRONG)
+    except Exception as error:
+        if "--traceback" in arguments:
+            raise
+        _print_problems(ForgeError(f"{type(error).__name__}: {error}", "not your fault; --traceback shows where it is"))
+        sys.exit(FAILED)
+
+
+@app.callback(invoke_without_command=True)
+def forge(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="show where an error comes from; stands anywhere")
+    ] = False,
+) -> None:
+    """Post-train a video model on your own clips, and generate videos with the result."""
+    if version:
+        typer.echo(__version__)
+    elif context.invoked_subcommand is None:
+        from cosmos_forge.explain import first_steps
+
+        typer.echo(first_steps(), nl=False)
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+    continue_: Continue = False,
+) -> None:
+    """Do all stages of a recipe; the same command again goes on where it stopped."""
+    from cosmos_forge.launch import run_plan
+
+    raise typer.Exit(run_plan(_plan(recipe, overrides, name, runs), accept_changes=continue_))
+
+
+def _stage_command(stage: str) -> Callable[..., None]:
+    def command(
+        recipe: RecipePath,
+        overrides: Overrides = None,
+        name: Name = None,
+        runs: Runs = Path("runs"),
+        continue_: Continue = False,
+    ) -> None:
+        from cosmos_forge.launch import run_plan
+
+        plan = _plan(recipe, overrides, name, runs, stages=(stage,))
+        raise typer.Exit(run_plan(plan, stages=(stage,), accept_changes=continue_))
+
+    return command
+
+
+for _stage in STAGES.values():
+    app.command(_stage.name, help=_stage.options.summary())(_stage_command(_stage.name))
+
+
+@app.command()
+def explain(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Show what `run` would do: every setting with its origin, downloads, shapes. Does nothing else."""
+    from cosmos_forge import explain
+
+    plan = _plan(recipe, overrides, name, runs)
+    typer.echo(_json(explain.explain_json(plan)) if as_json else explain.explain(plan), nl=False)
+
+
+@app.command()
+def plugins(
+    name: Annotated[str | None, typer.Argument(help="a component or stage, to list its options")] = None,
+    as_json: Json = False,
+    schema: Annotated[bool, typer.Option("--schema", help="a JSON schema of recipes, for editors")] = False,
+) -> None:
+    """List what is installed, or the options of one component."""
+    from cosmos_forge import explain
+    from cosmos_forge.plugins import load_plugins
+    from cosmos_forge.schema import recipe_schema
+
+    installed = load_plugins()
+    if schema:
+        typer.echo(_json(recipe_schema(installed)), nl=False)
+    elif as_json:
+        typer.echo(_json(explain.plugin_json(installed)), nl=False)
+    elif name:
+        typer.echo(explain.help_on(name, installed), nl=False)
+    else:
+        typer.echo(explain.plugin_table(installed), nl=False)
+
+
+@app.command()
+def doctor(
+    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="look at what it needs too")] = None,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Check this machine, and whether a recipe would run on it."""
+    from cosmos_forge.doctor import examine
+
+    failed = False
+    colours = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED}
+    for check in examine(recipe, overrides or [], runs):
+        failed |= check.status == "fail"
+        typer.echo(f"{typer.style(f'{check.status:<4}', fg=colours[check.status])}  {check.what}")
+        if check.fix and check.status != "ok":
+            typer.echo(f"      fix: {check.fix}")
+    raise typer.Exit(WRONG if failed else 0)
+
+
+@app.command()
+def watch(run: Annotated[str, typer.Argument(help="a run's name, or its folder")], runs: Runs = Path("runs")) -> None:
+    """Show how a run fares, running or finished."""
+    from cosmos_forge import view
+
+    folder = Path(run) if Path(run).is_dir() and not (runs / run).is_dir() else runs / run
+    raise typer.Exit(view.watch(folder))
+
+
+for _command in app.registered_commands:  # typer would cut these off
+    _command.short_help = _command.help or inspect.getdoc(cast(Any, _command.callback))
+
+
+def _plan(
+    recipe: Path, overrides: list[str] | None, name: str | None, runs: Path, stages: tuple[str, ...] | None = None
+) -> Plan:
+    from cosmos_forge.plan import make_plan
+    from cosmos_forge.plugins import load_plugins
+    from cosmos_forge.recipe import read_recipe
+
+    return make_plan(read_recipe(recipe, overrides or []), load_plugins(), name, runs, stages)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _print_problems(error: ForgeError) -> None:
+    for number, problem in enumerate(error.problems):
+        if number:
+            typer.echo(err=True)
+        first, *rest = problem.lines()
+        typer.secho("error:", fg=typer.colors.RED, bold=True, err=True, nl=False)
+        typer.secho(first.removeprefix("error:"), bold=True, err=True)
+        for line in rest:
+            colour = typer.colors.GREEN if line.startswith("  fix:") else typer.colors.BLUE
+            typer.secho(line, fg=colour, err=True)

@@ -1,0 +1,218 @@
+"""Plans and plugins in words and as JSON, for `forge explain` and `forge plugins`. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cosmos_forge import machine
+from cosmos_forge.errors import ForgeError, show_path
+from cosmos_forge.options import Options, nearest
+from cosmos_forge.plan import SIZES, Plan
+from cosmos_forge.plugins import Plugins
+from cosmos_forge.recipe import shipped_recipes, toml_value
+from cosmos_forge.stages import STAGES
+
+
+def explain(plan: Plan) -> str:
+    """The plan as a recipe that runs, with the origin of each value; what follows from it stands in comments below."""
+    facts = [f"# {name:<12}{line}" for name, lines in _facts(plan).items() for line in lines]
+    return plan.dumps(comments=True) + "\n" + "\n".join(facts) + "\n"
+
+
+def explain_json(plan: Plan) -> dict[str, Any]:
+    """The same for programs: tables with the value and origin of each key, and what follows from them."""
+    return {
+        "name": plan.name,
+        "folder": str(plan.folder),
+        "stages": list(plan.stages),
+        "processes": plan.processes,
+        "gpus": plan.gpus,
+        "tables": {
+            table: {
+                key: {"value": value, "origin": plan.origin(table, key)} for key, value in plan.values(table).items()
+            }
+            for table in plan.tables
+        },
+        "downloads": [
+            {
+                "repo": each.repo,
+                "gigabytes": each.gigabytes,
+                "licence": each.licence,
+                "here": machine.is_downloaded(each),
+            }
+            for each in plan.downloads()
+        ],
+        "latent_shape": _latents(plan),
+        "batch": _batch(plan),
+    }
+
+
+def _facts(plan: Plan) -> dict[str, list[str]]:
+    """What follows from a plan: lines by heading."""
+    facts = {
+        "run": [show_path(plan.folder)],
+        "stages": [", ".join(plan.stages)],
+        "processes": [f"{plan.processes} on {plan.gpus or 'no'} GPU{'' if plan.gpus == 1 else 's'}"],
+        "paths": ["those in a recipe start at the working directory; that of `extends` at the recipe"],
+    }
+    downloads = [
+        f"{each.gigabytes:5.1f} GB  {each.repo}, {'already here' if machine.is_downloaded(each) else 'to be fetched'}"
+        + (f"; licence: {each.licence}" if each.licence else "")
+        for each in plan.downloads()
+    ]
+    facts["downloads"] = downloads or ["none"]
+    if shape := _latents(plan):
+        size = [getattr(plan.options("dataset"), key) for key in SIZES]
+        facts["latents"] = [f"{_by(shape)} (channels x time x height x width) from clips of {_by(size)}"]
+    if "text_encoder" in plan.tables:
+        facts["text"] = [f"{plan.max_tokens} tokens of width {plan.options('text_encoder').width}"]
+    if batch := _batch(plan):
+        facts["batch"] = [
+            "{batch_size} clips a step: {micro_batch_size} at once x {accumulation} accumulated"
+            " x {processes} processes; {clips} in all".format(**batch)
+        ]
+    if "sampler" in plan.tables and "generate" in plan.stages:
+        evaluations = plan.options("sampler").evaluations
+        twice = f", each twice for guidance = {plan.generate.guidance:g}" if plan.generate.guidance else ""
+        facts["sampling"] = [f"{evaluations} evaluations of the network a video{twice}"]
+    return facts
+
+
+def _latents(plan: Plan) -> tuple[int, ...] | None:
+    """(C, T, H, W) of a clip's latents."""
+    if not {"dataset", "latent_tokenizer"} <= plan.tables.keys():
+        return None
+    size = [getattr(plan.options("dataset"), key) for key in SIZES]
+    return tuple(plan.options("latent_tokenizer").latent_shape(*size))
+
+
+def _batch(plan: Plan) -> dict[str, int] | None:
+    """How an optimizer step's clips are shared out."""
+    if "train" not in plan.stages:
+        return None
+    batch, processes = plan.train.batch_size, plan.processes
+    micro = plan.train.micro_batch_size or batch // processes
+    return {
+        "batch_size": batch,
+        "processes": processes,
+        "micro_batch_size": micro,
+        "accumulation": batch // (processes * micro),
+        "clips": batch * plan.train.steps,
+    }
+
+
+def _by(sizes: Iterable[int]) -> str:
+    return " x ".join(map(str, sizes))
+
+
+def plugin_table(plugins: Plugins) -> str:
+    """All components, one a line; what is broken stands last, with the reason."""
+    rows = [("KIND", "NAME", "PACKAGE", "VERSION", "SUMMARY")]
+    rows += [(each.kind, each.name, each.package, each.version, each.options.summary()) for each in plugins.components]
+    text = _columns(rows)
+    if plugins.broken:
+        broken = [(f"  {each.name}", f"{each.package} {each.version}".strip(), each.reason) for each in plugins.broken]
+        text += "\nbroken:\n" + _columns(broken)
+    return text
+
+
+def plugin_json(plugins: Plugins) -> list[dict[str, Any]]:
+    """Every plugin: name, package, version, hooks and components; broken ones with the error instead."""
+    loaded = [
+        {
+            "name": plugin.name,
+            "package": plugin.package,
+            "version": plugin.version,
+            "hooks": list(plugin.hooks),
+            "components": [
+                {"kind": each.kind, "name": each.name, "summary": each.options.summary(), "build": each.build}
+                for each in plugins.components
+                if each.plugin == plugin.name
+            ],
+        }
+        for plugin in plugins.loaded
+    ]
+    broken = [
+        {"name": each.name, "package": each.package, "version": each.version, "error": each.reason}
+        for each in plugins.broken
+    ]
+    return loaded + broken
+
+
+def help_on(name: str, plugins: Plugins) -> str:
+    """What a recipe may say about the components or the stage of that name. Raises ForgeError where there is none."""
+    helps = [
+        f'[{each.kind}]\nuse = "{each.name}"  # {each.package} {each.version}\n\n{options_help(each.options)}'
+        for each in plugins.components
+        if each.name == name
+    ]
+    if name in STAGES:
+        helps.append(f"[{name}]\n\n{options_help(STAGES[name].options)}")
+    if not helps:
+        known = {each.name for each in plugins.components} | set(STAGES)
+        raise ForgeError(f"no component or stage is called `{name}`", nearest(name, known))
+    return "\n".join(helps)
+
+
+def options_help(options: type[Options]) -> str:
+    """Summary, then a line for each key: name, type with range, default, description."""
+    schema = options.model_json_schema()
+    required = schema.get("required", [])
+    rows = [
+        (
+            f"  {key}",
+            _type(entry),
+            _default(entry, key in required),
+            entry.get("description", ""),
+        )
+        for key, entry in schema.get("properties", {}).items()
+    ]
+    return f"{options.summary()}\n\n{_columns(rows) if rows else '  it has no options' + chr(10)}"
+
+
+def _default(entry: dict[str, Any], required: bool) -> str:
+    default = entry.get("default")
+    if required:
+        return "required"
+    return "" if default is None else f"= {toml_value(default)}"
+
+
+def _type(entry: dict[str, Any]) -> str:
+    """A property of a JSON schema in words."""
+    entry = next((each for each in entry.get("anyOf", []) if each.get("type") != "null"), entry)
+    if "enum" in entry or "const" in entry:
+        return " | ".join(map(str, entry.get("enum", [entry.get("const")])))
+    words = {"integer": "int", "number": "float", "string": "text", "boolean": "true | false", "array": "list"}
+    name = words.get(entry.get("type", ""), "value")
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    limits = ", ".join(f"{sign} {entry[key]:g}" for key, sign in signs.items() if key in entry)
+    return f"{name} {limits}".rstrip()
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows with their columns aligned; the last column is left as it is."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def first_steps() -> str:
+    """What to do first, with the recipes that come along: their names and first comments."""
+    shipped = shipped_recipes()
+    first = next(iter(sorted(shipped, key=lambda name: not name.startswith("quickstart"))), "recipe.toml")
+    steps = [
+        ("  forge doctor", "checks this machine"),
+        (f"  forge explain {first}", "shows what would be done"),
+        (f"  forge run {first}", "does it"),
+        ("  forge plugins", "lists what recipes can use"),
+        ("  forge --help", "lists all commands"),
+    ]
+    recipes = [(f"  {name}", _first_comment(path)) for name, path in shipped.items()]
+    return "Start here:\n" + _columns(steps) + ("\nRecipes that come along:\n" + _columns(recipes) if recipes else "")
+
+
+def _first_comment(path: Path) -> str:
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
