@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from cosmos_forge import Options, Problem, hookimpl
+from cosmos_forge import Download, Options, Problem, hookimpl
 from forge_cosmos1.tokenizer_options import TokenizerOptions
 from forge_cosmos1.variants import PATCH, VARIANTS
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
+
+LICENCE = "NVIDIA Open Model License"
+PUBLISHED = {
+    "7b-video2world": Download("nvidia/Cosmos-Predict1-7B-Video2World", ("model.pt",), gigabytes=14.5, licence=LICENCE),
+    "14b-video2world": Download(
+        "nvidia/Cosmos-Predict1-14B-Video2World", ("model.pt",), gigabytes=28.5, licence=LICENCE
+    ),
+}
 
 
 class Video2WorldOptions(Options):
@@ -22,7 +30,9 @@ class Video2WorldOptions(Options):
         "7b-video2world", description="size of the network; tiny has no published weights and trains on a CPU"
     )
     weights: str | None = Field(
-        None, description="path of the weights, or run:NAME for what a run exported; default: fresh ones"
+        None,
+        description="file or folder, run:NAME for what a run exported, or fresh to start from nothing; default: the "
+        "published ones (nvidia/Cosmos-Predict1-*-Video2World), for tiny fresh ones",
     )
     rope_precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="of rotary angles; auto: as the network computes, like Cosmos, which was trained in bf16"
@@ -61,10 +71,21 @@ class Video2WorldOptions(Options):
             raise ValueError(f"given_frames_min must be at most given_frames_max = {self.given_frames_max}")
         return self
 
+    @property
+    def fresh(self) -> bool:
+        """Whether training starts from nothing."""
+        return self.weights == "fresh" or (self.weights is None and self.variant not in PUBLISHED)
+
+    def needs(self) -> list[Download]:
+        return [PUBLISHED[self.variant]] if self.weights is None and not self.fresh else []
+
     def check(self, plan: Plan) -> Iterator[Problem]:
         """Whether latents and text of the other tables fit the network, and the weights are there."""
-        if self.weights and not self.weights.startswith("run:") and not plan.resolve(self.weights).exists():
-            yield plan.problem("model", "weights", f"weights: there is nothing at {self.weights}", "give their path")
+        if self.weights and not self.fresh and not plan.resolve(self.weights).exists():
+            what = f"weights = {self.weights}: there is nothing at {plan.resolve(self.weights)}"
+            yield plan.problem(
+                "model", "weights", what, "give the path of a .safetensors or .pt file, or of their folder"
+            )
         yield from self._check_text(plan)
         yield from self._check_latents(plan)
 

@@ -104,12 +104,13 @@ class Video2World:
 
     def load(self) -> None:
         """Fills the network, in the context's dtype, on its device."""
-        context, source = self.context, self.options.weights
-        if source is None:
+        options, context = self.options, self.context
+        if options.fresh:
             weights.initialise(self.net, context.seed, context.device, context.dtype)
             context.emit(Note(f"fresh weights, seed {context.seed}"))
         else:
-            context.emit(Note(weights.load(self.net, context.resolve(source), context.device, context.dtype)))
+            path = context.resolve(options.weights) if options.weights else context.files(options.needs()[0])
+            context.emit(Note(weights.load(self.net, path, context.device, context.dtype)))
 
     def loss(self, batch: Batch, generators: Sequence[torch.Generator]) -> Loss:
         return self.loss_of(batch, self.draw(batch, generators))

@@ -1,0 +1,75 @@
+"""What a recipe's other tables must be for the model to fit, found before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cosmos_forge import ForgeError
+from cosmos_forge.plan import make_plan
+from cosmos_forge.plugins import load_plugins
+from cosmos_forge.recipe import read_recipe
+from forge_cosmos1.plugin import Video2WorldOptions
+
+RECIPE = """
+stages = ["prepare", "train"]
+[dataset]
+use = "toy-physics"
+[latent_tokenizer]
+use = "toy"
+[text_encoder]
+use = "toy"
+[model]
+use = "cosmos1-video2world"
+variant = "tiny"
+[method]
+use = "full"
+[parallelism]
+use = "single"
+[prepare]
+[train]
+steps = 1
+lr = 1e-4
+"""
+
+
+def problems(tmp_path: Path, *overrides: str) -> list[str]:
+    """What `forge run` would say."""
+    (tmp_path / "r.toml").write_text(RECIPE)
+    recipe = read_recipe(tmp_path / "r.toml", overrides)
+    try:
+        make_plan(recipe, load_plugins(), runs=tmp_path / "runs")
+    except ForgeError as error:
+        return [problem.what for problem in error.problems]
+    return []
+
+
+def test_the_tiny_recipe_is_right(tmp_path: Path) -> None:
+    assert problems(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["text_encoder.width=32"], "text of width 32 does not fit the model's variant tiny, which takes 64"),
+        (["dataset.num_frames=9"], "given_frames_max = 2 leaves nothing to learn of 2 latent frames"),
+        (["dataset.height=968"], "height = 968 gives 242 latents, the model takes at most 240"),
+        (["latent_tokenizer.use=cosmos-cv8x8x8", "dataset.width=72"], "width = 72 gives 9 latents"),
+        (["model.weights=nowhere.safetensors"], "there is nothing at nowhere.safetensors"),
+        (["model.weights=run:never"], "there is nothing at"),
+        (["model.given_frames_min=3"], "given_frames_min must be at most given_frames_max = 2"),
+        (["model.variant=8b"], "variant must be"),
+    ],
+)
+def test_misfits_are_said(tmp_path: Path, overrides: list[str], said: str) -> None:
+    assert any(said in what for what in problems(tmp_path, *overrides)), problems(tmp_path, *overrides)
+
+
+def test_downloads() -> None:
+    """Published weights unless the recipe names others; there are none for tiny."""
+    assert [need.repo for need in Video2WorldOptions().needs()] == ["nvidia/Cosmos-Predict1-7B-Video2World"]
+    assert Video2WorldOptions(weights="w.pt").needs() == Video2WorldOptions(weights="fresh").needs() == []
+    assert Video2WorldOptions(variant="tiny").needs() == []
+    assert Video2WorldOptions(variant="tiny").fresh
+    assert not Video2WorldOptions(variant="tiny", weights="w.pt").fresh
