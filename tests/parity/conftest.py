@@ -28,6 +28,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cosmos_forge.testing import make_context
+from cosmos_forge.types import Condition, TextEmbedding
+from forge_cosmos1.denoiser import GuidedDenoiser
 from forge_cosmos1.dit import DiTConfig
 from forge_cosmos1.plugin import Video2WorldOptions
 from forge_cosmos1.video2world import Network, Video2World
@@ -106,6 +108,37 @@ class Case:
         model.net = Network(weights.dit_config())
         model.net.load_state_dict(weights.tensors)
         return model
+
+    def denoiser(self, folder: Path) -> GuidedDenoiser:
+        """Our model's, with the condition and guidance of the call that the case records."""
+        config = self.record["config"]
+        call, batch = config["call"], self.batch()
+        augment, frames = "condition_augment_sigma", "unmask"
+        if "solver" in call:  # recorded with the reference's training code
+            augment, frames = "condition_video_augment_sigma_in_inference", "zero"
+        model = self.video2world(
+            folder,
+            augment_sigma=call[augment],
+            unconditional_frames=frames if call["add_input_frames_guidance"] else "keep",
+        )
+        condition = Condition(
+            latents_BCTHW=batch["condition_latent"] / model.sigma_data,
+            given=call["num_condition_t"],
+            text=embedding(batch, ""),
+            negative_text=embedding(batch, "neg_") if call["is_negative_prompt"] else None,
+            fps_B=batch["fps"],
+            seed=call["seed"],
+        )
+        return model.denoiser(condition, call["guidance"])
+
+    def batch(self) -> dict[str, Tensor]:
+        """The batch of the case, which may stand beside another."""
+        other = self.record["config"].get("batch")
+        return (self.beside(other.split()[0]) if other else self).part("batch/")
+
+
+def embedding(batch: dict[str, Tensor], prefix: str) -> TextEmbedding:
+    return TextEmbedding(batch[f"{prefix}t5_text_embeddings"], batch[f"{prefix}t5_text_mask"].bool())
 
 
 def find_cases() -> Iterator[Case]:

@@ -10,9 +10,7 @@ import pytest
 import torch
 
 from cosmos_forge.testing import make_context
-from cosmos_forge.types import Condition, TextEmbedding
 from forge_cosmos1 import weights
-from forge_cosmos1.denoiser import GuidedDenoiser
 from forge_cosmos1.video2world import Network
 
 TOLERANCE = 2e-5  # estimates are of size 10
@@ -34,7 +32,7 @@ def test_weights_load_by_name(case: Any, check: Callable[..., None], tmp_path: P
 @pytest.mark.golden("c_v2w_step/c[0-9]*")
 def test_step(case: Any, check: Callable[..., None], tmp_path: Path) -> None:
     training_side = "solver" in case.record["config"]["call"]
-    denoise = denoiser(case, tmp_path, training_side)
+    denoise = case.denoiser(tmp_path)
     net_inputs: list[torch.Tensor] = []
     denoise.net.register_forward_pre_hook(lambda module, inputs: net_inputs.append(inputs[0]))
 
@@ -47,23 +45,3 @@ def test_step(case: Any, check: Callable[..., None], tmp_path: Path) -> None:
         net_inputs.clear()
         check(f"{name} x0", denoise(x, sigma), step["out/x0"], TOLERANCE)
         check(f"{name} network input", net_inputs[0], step["out/net_in"], TOLERANCE)
-
-
-def denoiser(case: Any, folder: Path, training_side: bool) -> GuidedDenoiser:
-    call, batch = case.record["config"]["call"], case.part("batch/")
-    augment = call["condition_video_augment_sigma_in_inference" if training_side else "condition_augment_sigma"]
-    frames = ("zero" if training_side else "unmask") if call["add_input_frames_guidance"] else "keep"
-    model = case.video2world(folder, augment_sigma=augment, unconditional_frames=frames)
-    condition = Condition(
-        latents_BCTHW=batch["condition_latent"] / model.sigma_data,
-        given=call["num_condition_t"],
-        text=embedding(batch, ""),
-        negative_text=embedding(batch, "neg_") if call["is_negative_prompt"] else None,
-        fps_B=batch["fps"],
-        seed=call["seed"],
-    )
-    return model.denoiser(condition, call["guidance"])
-
-
-def embedding(batch: dict[str, torch.Tensor], prefix: str) -> TextEmbedding:
-    return TextEmbedding(batch[f"{prefix}t5_text_embeddings"], batch[f"{prefix}t5_text_mask"].bool())
