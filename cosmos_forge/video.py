@@ -14,7 +14,7 @@ from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.files import atomic
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-PICTURE_FPS = 24.0  # what a video that continues a picture runs at, as in Cosmos
+PICTURE_FPS = 24.0  # of a video that continues a picture, unless it is told
 BT709 = 1  # of ITU-T H.273: primaries, transfer and matrix of HD video
 
 # The contact sheet, in pixels.

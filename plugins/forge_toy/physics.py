@@ -54,7 +54,7 @@ def write_clip(options: ToyPhysicsOptions, index: int, video: Path, text: Path) 
 
 
 def _write_text(text: str, path: Path) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = _part(path)
     part.write_text(text, encoding="utf-8")
     part.replace(path)
 
@@ -62,7 +62,7 @@ def _write_text(text: str, path: Path) -> None:
 def _write_video(frames_THWC: np.ndarray, fps: int, path: Path) -> None:
     """uint8 RGB -> H.264, nearly lossless: what such small pictures lose at usual quality would be the first thing a
     model learns."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = _part(path)
     with av.open(str(part), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "6", "threads": "1"})
         stream.height, stream.width = frames_THWC.shape[1:3]
@@ -74,3 +74,8 @@ def _write_video(frames_THWC: np.ndarray, fps: int, path: Path) -> None:
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
     part.replace(path)
+
+
+def _part(path: Path) -> Path:
+    """Where a file is written before it is whole; hidden, so that no dataset takes it for a clip."""
+    return path.with_name(f".{path.name}.{os.getpid()}")

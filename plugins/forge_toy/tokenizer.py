@@ -63,8 +63,7 @@ class ToyTokenizer:
         still_BCTHW = video_BCTHW[:, :, :1].expand(-1, -1, FRAMES_A_LATENT - 1, -1, -1)
         axes_BKTHW = torch.einsum("kc,bcthw->bkthw", self.axes_KC, torch.cat([still_BCTHW, video_BCTHW], dim=2))
         rows, columns = self._space(*(size // PIXELS_A_LATENT for size in video_BCTHW.shape[3:]))
-        axes_BKTHW = torch.einsum("ph,qw,bkthw->bktpq", rows, columns, axes_BKTHW)
-        axes_BKLFHW = axes_BKTHW.unflatten(2, (-1, FRAMES_A_LATENT))
+        axes_BKLFHW = (rows @ axes_BKTHW @ columns.T).unflatten(2, (-1, FRAMES_A_LATENT))
         parts = [
             (torch.einsum("mf,blfhw->bmlhw", self.time_MN[k], axes_BKLFHW[:, k]) - MEAN_K[k]) / STD_K[k]
             for k in range(len(KEPT_K))
@@ -87,7 +86,7 @@ class ToyTokenizer:
         first_BKTHW = axes_BKTHW[:, :, :FRAMES_A_LATENT].mean(dim=2, keepdim=True)
         axes_BKTHW = torch.cat([first_BKTHW, axes_BKTHW[:, :, FRAMES_A_LATENT:]], dim=2)
         rows, columns = self._space(*axes_BKTHW.shape[3:])
-        return torch.einsum("kc,ph,qw,bktpq->bcthw", self.axes_KC, rows, columns, axes_BKTHW)
+        return torch.einsum("kc,bkthw->bcthw", self.axes_KC, rows.T @ axes_BKTHW @ columns)
 
     def _space(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Matrices MN that take rows and columns of pixels to `height` and `width` latents."""

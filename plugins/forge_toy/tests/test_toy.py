@@ -1,4 +1,4 @@
-"""The tokenizer against closed forms and its promised quality, the balls against mechanics, words against their hash."""
+"""The tokenizer against closed forms and its promised quality, the balls against mechanics, words against a hash."""
 
 from __future__ import annotations
 
