@@ -37,8 +37,8 @@ class CosmosTokenizer:
             self.net = Autoencoder() if first is None else Autoencoder(len(first))
         load_state(self.net, state, folder)
         self.net.to(self.device, self.dtype).eval().requires_grad_(False)
-        self.statistics = read_statistics(folder)
-        self.picture_statistics = read_statistics(folder, pictures=True) if options.single_pictures else None
+        self.statistics = read_statistics(folder, latent_length(options.chunk_frames))
+        self.picture_statistics = read_statistics(folder, 1, pictures=True) if options.single_pictures else None
 
     @torch.no_grad()
     def encode(self, video_BCTHW: Tensor) -> Tensor:

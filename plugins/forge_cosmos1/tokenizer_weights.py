@@ -53,8 +53,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return from_diffusers(state) if any(".resnets." in name for name in state) else state
 
 
-def read_statistics(folder: Path, pictures: bool = False) -> Statistics:
-    """Of videos, or of single pictures (one frame). Raises ForgeError where they are missing or misshapen."""
+def read_statistics(folder: Path, frames: int, pictures: bool = False) -> Statistics:
+    """Of videos of that many latent frames at most, or of single pictures. Raises ForgeError where they are missing or
+    too few."""
     name = "image_mean_std.pt" if pictures else "mean_std.pt"
     config = folder / "config.json"
     if (folder / name).exists():
@@ -64,9 +65,11 @@ def read_statistics(folder: Path, pictures: bool = False) -> Statistics:
         path, mean, std = config, *(torch.tensor(values.get(f"latents_{what}") or []) for what in ("mean", "std"))
     else:
         raise ForgeError(f"{folder / name} is missing", "it is published beside the weights and scales the latents")
-    if not mean.numel() == std.numel() > 0 or mean.numel() % LATENT_CHANNELS:
+    if mean.numel() != std.numel() or mean.numel() % LATENT_CHANNELS or mean.numel() < LATENT_CHANNELS * frames:
         raise ForgeError(
-            f"{path}: statistics should be {LATENT_CHANNELS} x frames, found {mean.numel()}, {std.numel()}"
+            f"{path} should hold a mean and a deviation for {LATENT_CHANNELS} channels x {frames} latent frames, "
+            f"found {mean.numel()} and {std.numel()}",
+            "take the file published beside the weights, or lower chunk_frames",
         )
     return Statistics(mean.float().view(LATENT_CHANNELS, -1), std.float().view(LATENT_CHANNELS, -1))
 

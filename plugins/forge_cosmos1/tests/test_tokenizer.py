@@ -9,6 +9,7 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -286,6 +287,14 @@ def test_says_what_does_not_fit(net: Autoencoder, folder: Path, tmp_path: Path) 
     save_file(net.state_dict(), tmp_path / "tokenizer.safetensors")
     with pytest.raises(ForgeError, match=r"mean_std.pt is missing"):
         make(tmp_path)
-    torch.save((MEAN[:5], STD[:5]), tmp_path / "mean_std.pt")
-    with pytest.raises(ForgeError, match="should be 16 x frames"):
+    torch.save((MEAN[:80], STD[:80]), tmp_path / "mean_std.pt")
+    with pytest.raises(ForgeError, match="for 16 channels x 16 latent frames, found 80 and 80"):
         make(tmp_path)
+    make(tmp_path, chunk_frames=33)
+
+
+def test_plan_says_that_the_folder_is_missing(folder: Path) -> None:
+    plan = SimpleNamespace(resolve=Path, problem=lambda table, key, what, fix: (table, key, what))
+    (problem,) = TokenizerOptions(weights="no/such/folder").check(plan)
+    assert problem == ("latent_tokenizer", "weights", "there is no folder no/such/folder")
+    assert not [*TokenizerOptions(weights=str(folder)).check(plan), *TokenizerOptions().check(plan)]
