@@ -1,0 +1,186 @@
+"""LoRA: outputs, gradients, a training step and checkpoints of the reference's adapters, under our method."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cosmos_forge.testing import make_context
+from cosmos_forge.types import Batch, TextEmbedding
+from forge_cosmos1.dit import VARIANTS, DiT
+from forge_cosmos1.plugin import Video2WorldOptions
+from forge_cosmos1.video2world import Draws, Network, Video2World
+from forge_lora.lora import Lora
+from forge_lora.plugin import LoraOptions
+
+TOLERANCE = 1e-5
+LAYER = re.compile(r"(.*\.to_\w+)_lora\.net\.([01])\.weight")  # layer and matrix in a recorded name
+
+
+def ours(recorded: str) -> str:
+    """Our name of an adapter's matrix, from the recorded one."""
+    layer, matrix = LAYER.fullmatch(recorded).groups()
+    return f"{layer}.0.lora_{'AB'[int(matrix)]}.default.weight"
+
+
+def adapters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The recorded adapters' matrices by our names."""
+    return {ours(name): value.float() for name, value in tensors.items() if LAYER.fullmatch(name)}
+
+
+def base(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Everything else."""
+    return {name: value for name, value in tensors.items() if not LAYER.fullmatch(name)}
+
+
+def method(names: Mapping[str, Tensor], rank: int, scale: float) -> Lora:
+    """Our method with the recorded rank and scale, on the layers that have recorded matrices."""
+    targets = sorted({name.split(".lora_")[0] for name in names})
+    return Lora(LoraOptions(rank=rank, alpha=scale * rank, targets=targets), make_context(Path()))
+
+
+def adapt(net: nn.Module, matrices: Mapping[str, Tensor], rank: int, scale: float) -> dict[str, nn.Parameter]:
+    """Adapts `net`, puts the recorded matrices in, and returns what trains."""
+    lora = method(matrices, rank, scale)
+    lora.adapt(net)
+    trainable = lora.trainable(net)
+    assert set(trainable) == set(matrices), "other parameters train than recorded"
+    for name, parameter in trainable.items():
+        parameter.data.copy_(matrices[name])
+    return trainable
+
+
+def network(case: Any) -> tuple[DiT, dict[str, Tensor]]:
+    """The base network of a case and its adapters' matrices."""
+    tensors = {name.removeprefix("net."): value for name, value in case.part("weights/").items()}
+    net = DiT(case.dit_config())
+    net.load_state_dict({name: value for name, value in base(tensors).items() if not name.startswith("logvar.")})
+    return net, adapters(tensors)
+
+
+def arguments(case: Any) -> tuple[Tensor, ...]:
+    given = case.part("in/")
+    names = ("x", "timesteps", "crossattn_emb", "fps", "condition_video_input_mask", "padding_mask")
+    return tuple(given[name] for name in names)
+
+
+@pytest.mark.golden("g_lora/*")
+def test_outputs_and_gradients(case: Any, check: Callable[..., None], tmp_path: Path) -> None:
+    net, matrices = network(case)
+    with torch.no_grad():
+        check("output without adapters", net(*arguments(case)), case.tensors["out/base"], TOLERANCE)
+    trainable = adapt(net, matrices, case.record["config"]["rank"], case.record["config"]["scale"])
+    output = net(*arguments(case))
+    check("output with adapters", output, case.tensors["out/lora"], TOLERANCE)
+    (output - case.tensors["grad_target"]).square().mean().backward()
+    recorded = adapters({name.removeprefix("net."): value for name, value in case.part("grad/").items()})
+    assert set(recorded) == set(trainable)
+    for name, value in recorded.items():
+        check(f"gradient of {name}", trainable[name].grad, value, TOLERANCE, relative=True)
+
+
+@pytest.mark.golden("a_forward/*")
+@torch.no_grad()
+def test_output(case: Any, check: Callable[..., None]) -> None:
+    settings = {tuple(each.values()) for each in case.record["lora_settings"].values()}
+    if len(settings) > 1:
+        pytest.skip("a rank and a scale for single layers are not offered")
+    net, matrices = network(case)
+    check("output without adapters", net(*arguments(case)), case.tensors["out/lora_off"], TOLERANCE)
+    adapt(net, matrices, *settings.pop())
+    check("output with adapters", net(*arguments(case)), case.tensors["out/lora_on"], TOLERANCE)
+
+
+@pytest.mark.golden("a_forward/*", "g_lora/*")
+@torch.no_grad()
+def test_merged(case: Any, check: Callable[..., None]) -> None:
+    """Merging one layer at a time, each with its own rank and scale."""
+    net, matrices = network(case)
+    state = net.state_dict()
+    every = case.record.get("lora_settings")
+    for layer in sorted({name.split(".0.lora_")[0] for name in matrices}):
+        setting = every[f"net.{layer}"] if every else case.record["config"]
+        part = {name: value for name, value in matrices.items() if name.startswith(f"{layer}.")}
+        lora = method(part, setting["rank"], setting["scale"])
+        state = lora.merge(state, lora.result(part).tensors)
+    net.load_state_dict(state)
+    recorded = case.tensors["out/lora_on" if every else "out/lora"]
+    check("output of the merged network", net(*arguments(case)), recorded, TOLERANCE)
+
+
+@pytest.mark.golden("b_checkpoint/*")
+@torch.no_grad()
+def test_checkpoint(case: Any, check: Callable[..., None]) -> None:
+    """What the reference trained, in bfloat16, with the regular and with the averaged adapters."""
+    folder = case.path.with_suffix("")
+    with torch.serialization.safe_globals([io.BytesIO]):
+        file = torch.load(folder / "iter_000000010_model.pt", weights_only=True)
+    tensors = {name: value for name, value in file["model"].items() if isinstance(value, Tensor)}
+    tensors = {name.removeprefix("net."): value.float() for name, value in tensors.items() if name.startswith("net.")}
+    setting = case.record["config"]["peft_control"]
+    net = DiT(case.dit_config())
+    net.load_state_dict(base(tensors))
+    check("base", net(*arguments(case)), case.tensors["out/training_net_lora_off"], TOLERANCE)
+    trainable = adapt(net, adapters(tensors), setting["rank"], setting["scale"])
+    check("adapted", net(*arguments(case)), case.tensors["out/training_net_regular_lora"], TOLERANCE)
+    if file["ema"]:
+        averaged = {name.replace("-", ".").removeprefix("net."): value for name, value in file["ema"].items()}
+        for name, value in adapters(averaged).items():
+            trainable[name].copy_(value.bfloat16())
+        check("averaged", net(*arguments(case)), case.tensors["out/loaded"], TOLERANCE)
+
+
+@pytest.mark.golden("c_train_step/*")
+def test_train_step(case: Any, check: Callable[..., None], tmp_path: Path) -> None:
+    """Loss, gradients, and the adapters after clipping and one step of AdamW."""
+    config, tensors, weights = case.record["config"], case.tensors, case.part("weights/")
+    model = Video2World(Video2WorldOptions(variant="tiny"), make_context(tmp_path))
+    model.net = Network(case.dit_config())
+    model.net.load_state_dict(base(weights))
+    setting = config["peft_control"]
+    trainable = adapt(model.net, adapters(weights), setting["rank"], setting["scale"])
+
+    text = TextEmbedding(tensors["batch/t5_text_embeddings"], tensors["batch/t5_text_mask"].bool())
+    batch = Batch(tensors["in/tokenizer_latent"], text, tensors["batch/fps"])
+    draws = Draws(
+        keep_text_B=tensors["draw/text_keep"],
+        given_B=torch.full_like(batch.fps_B, config["num_condition_t"]),
+        sigma_B=tensors["in/sigma"],
+        noise_BCTHW=tensors["draw/epsilon"],
+        augment_sigma_B=torch.exp(-3 + 2 * torch.special.ndtri(tensors["draw/augment_cdf"].double())).float(),
+        augment_noise_BCTHW=tensors["draw/augment_noise"],
+    )
+    loss = model.loss_of(batch, draws, tensors["batch/padding_mask"])
+    check("loss", loss.total, case.record["scalars"]["loss"], TOLERANCE, relative=True)
+    loss.total.backward()
+    for name, value in adapters(case.part("grad/")).items():
+        check(f"gradient of {name}", trainable[name].grad, value, TOLERANCE, relative=True)
+
+    norm = nn.utils.clip_grad_norm_(trainable.values(), config["clip_norm"])
+    check("norm of the gradient", norm, case.record["scalars"]["total_grad_norm"], TOLERANCE, relative=True)
+    o = config["optimizer"]
+    torch.optim.AdamW(
+        trainable.values(), lr=o["lr"], betas=o["betas"], eps=o["eps"], weight_decay=o["weight_decay"]
+    ).step()
+    for name, value in adapters(case.part("after_step/")).items():
+        check(f"{name} after a step", trainable[name], value, 1e-6)
+
+
+@pytest.mark.golden("d_config/lora_7b_tensors")
+def test_tensors_of_the_7b(case: Any, check: Callable[..., None]) -> None:
+    """The defaults of our method adapt the layers that the reference's LoRA experiment adapts."""
+    with torch.device("meta"):
+        net = Network(VARIANTS["7b-video2world"])
+    lora = Lora(LoraOptions(), make_context(Path()))
+    said = lora.adapt(net)
+    shapes = {name: list(parameter.shape) for name, parameter in lora.trainable(net).items()}
+    assert shapes == {ours(name): shape for name, shape in case.record["shapes"].items()}
+    assert said == f"112 of 112 layers adapted, {case.record['parameters']:,} parameters"
+    check("number of tensors", len(shapes), case.record["tensors"], 0)
