@@ -5,6 +5,7 @@ Each check looks at the tables that are there, so that one faulty table hides no
 
 from __future__ import annotations
 
+import mimetypes
 import os
 import re
 from collections.abc import Iterator
@@ -126,8 +127,8 @@ def _sizes(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
     wanted = []
     if {"prepare", "generate"} & set(stages) and "dataset" in plan.tables:
         wanted.append(("dataset", [getattr(plan.options("dataset"), size) for size in SIZES]))
-    if "generate" in stages and "generate" in plan.tables and (video := plan.video_size()):
-        wanted.append(("generate", list(video)))
+    if "generate" in stages and "generate" in plan.tables:
+        wanted.append(("generate", list(plan.video_size())))
     for table, sizes in wanted:
         try:
             plan.options("latent_tokenizer").latent_shape(*sizes)
@@ -145,23 +146,28 @@ def _generate(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
     if "generate" not in stages or "generate" not in plan.tables:
         return
     options = plan.generate
-    video = plan.video_size()
+    num_frames, *_ = plan.video_size()
     if options.given_frames % 8 != 1:
         what = f"given_frames must be 1, 9, 17, .. (8k+1), got {options.given_frames}"
         yield plan.problem("generate", "given_frames", what, f"given_frames = {options.given_frames // 8 * 8 + 1}")
-    elif video and options.given_frames >= video[0]:
-        what = f"given_frames = {options.given_frames} leaves nothing to generate in a video of {video[0]} frames"
+    elif options.given_frames >= num_frames:
+        what = f"given_frames = {options.given_frames} leaves nothing to generate in a video of {num_frames} frames"
         yield plan.problem("generate", "given_frames", what, "given_frames = 1 or 9 is usual")
-    if video is None and ("dataset", "") not in plan.origins:
-        lacking = ", ".join(size for size in SIZES if getattr(options, size) is None)
-        yield plan.problem("generate", "", f"{lacking} must be given, for there is no [dataset] to take them from")
     if options.input is not None and not Path(options.input).is_file():
         what = f"input {options.input} does not exist or is no file"
         yield plan.problem("generate", "input", what, f"relative paths start at {Path.cwd()}")
+    elif options.input and options.given_frames > 1 and _is_picture(options.input):
+        what = f"a picture gives one frame, given_frames = {options.given_frames} asks for more"
+        yield plan.problem("generate", "given_frames", what, "given_frames = 1")
     if options.input is None and "prepare" in plan.tables and plan.prepare.held_out == 0:
         what = "there is nothing to continue: generate.input is not given and prepare.held_out is 0"
         where = plan.where("prepare", "held_out") or plan.where(ROOT, "stages")
         yield Problem(what, where, "set prepare.held_out to 1 or more, or generate.input to a video or picture")
+
+
+def _is_picture(path: str) -> bool:
+    kind, _ = mimetypes.guess_type(path, strict=False)
+    return bool(kind and kind.startswith("image/"))
 
 
 def _plugins(plan: Plan, stages: tuple[str, ...], whole: bool) -> Iterator[Problem]:

@@ -185,9 +185,7 @@ def _recipe(recipe: Path, overrides: Sequence[str], runs: Path, plugins: Plugins
     except ForgeError as error:
         yield from (_of_problem(problem) for problem in error.problems)
         return
-    yield Check(
-        "ok", f"{show_path(plan.recipe)} can run, in {plan.processes} process{'' if plan.processes == 1 else 'es'}"
-    )
+    yield Check("ok", f"{show_path(plan.recipe)} can run; processes: {plan.processes}")
     for download in plan.downloads():
         what = f"{download.repo}, {download.gigabytes:.1f} GB" + (f", {download.licence}" if download.licence else "")
         if machine.is_downloaded(download):

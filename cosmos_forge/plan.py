@@ -15,7 +15,7 @@ from cosmos_forge.recipe import COMMAND_LINE, ROOT, Origins, Recipe, read_recipe
 from cosmos_forge.stages.options import ExportOptions, GenerateOptions, PrepareOptions, RunOptions, TrainOptions
 from cosmos_forge.tables import Table, build_tables, place, problem
 
-SIZES = ("num_frames", "height", "width")
+SIZES = {"num_frames": 121, "height": 704, "width": 1280}  # of the published models' videos
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,14 @@ class Plan:
         run = weights.removeprefix("run:")
         return Path(weights) if run == weights else self.runs / run / "export" / "model.safetensors"
 
-    def video_size(self) -> tuple[int, int, int] | None:
-        """Frames, height and width in pixels of a video to generate; None where neither table says."""
+    def video_size(self) -> tuple[int, int, int]:
+        """Frames, height and width in pixels of a video to generate: as asked for, else as the dataset's, else as
+        published."""
         dataset = self.tables["dataset"].options if "dataset" in self.tables else None
-        sizes = [getattr(self.generate, size) or getattr(dataset, size, None) for size in SIZES]
-        return None if None in sizes else cast("tuple[int, int, int]", tuple(sizes))
+        frames, height, width = (
+            getattr(self.generate, size) or getattr(dataset, size, published) for size, published in SIZES.items()
+        )
+        return frames, height, width
 
     def downloads(self) -> list[Download]:
         """What the components need, each once."""

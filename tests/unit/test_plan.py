@@ -201,6 +201,23 @@ def test_all_problems_come_at_once_in_the_recipes_order(problems_of):
     ]
 
 
+def test_a_picture_gives_one_frame(plan_of, problems_of, workplace):
+    (workplace / "a.png").write_bytes(b"")
+    (problem,) = problems_of(overrides=["generate.input=a.png"])
+    assert "a picture gives one frame" in problem.what and problem.fix == "given_frames = 1"
+    plan = plan_of(overrides=["generate.input=a.png", "generate.given_frames=1", "prepare.held_out=0"])
+    assert plan.generate.input == "a.png"
+
+
+def test_a_video_without_a_dataset_is_of_the_published_size(plan_of, workplace):
+    (workplace / "a.mp4").write_bytes(b"")
+    plan = plan_of(
+        ('[dataset]\nuse = "tiny-data"\npath = "clips"\n', ""),
+        overrides=["stages=['generate']", "generate.input=a.mp4", "generate.height=480"],
+    )
+    assert plan.video_size() == (121, 480, 1280)
+
+
 def test_batches_are_shared_out_over_the_gpus(plan_of, problems_of, monkeypatch):
     monkeypatch.setenv("FORGE_GPUS", "4")
     (problem,) = problems_of(("lr = 1e-4", "lr = 1\nbatch_size = 6"))
