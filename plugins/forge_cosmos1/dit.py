@@ -78,15 +78,15 @@ class DiT(nn.Module):
         rotation_2BL1E = self.pos_embedder(grid, fps_B, x_BLD.dtype)
         position_LD = self.extra_pos_embedder(grid).to(x_BLD) if self.config.extra_per_block_abs_pos_emb else None
         time_BD = self.t_embedder[0](c_noise_B).to(x_BLD)
-        shared_BD = self.t_embedder[1](time_BD)
+        shared_B3D = self.t_embedder[1](time_BD)
         if augment_c_noise_B is not None:
             time_BD = time_BD + self.augment_sigma_embedder[0](augment_c_noise_B).to(x_BLD)
         time_BD = self.affline_norm(time_BD)
 
         text_BMD = text_BMD.to(x_BLD)
         for block in self.blocks.values():
-            x_BLD = block(x_BLD, position_LD, time_BD, shared_BD, text_BMD, rotation_2BL1E)
-        return self._unpatchify(self.final_layer(x_BLD, time_BD, shared_BD), grid)
+            x_BLD = block(x_BLD, position_LD, time_BD, shared_B3D, text_BMD, rotation_2BL1E)
+        return self._unpatchify(self.final_layer(x_BLD, time_BD, shared_B3D), grid)
 
     def _unpatchify(self, x_BLC: Tensor, grid: torch.Size) -> Tensor:
         """Not the patch embedding's inverse: here the channel is the fastest index, there the slowest."""
@@ -116,16 +116,16 @@ class Block(nn.Module):
         x_BLD: Tensor,
         position_LD: Tensor | None,
         time_BD: Tensor,
-        shared_BD: Tensor,
+        shared_B3D: Tensor,
         text_BMD: Tensor,
         rotation_2BL1E: Tensor,
     ) -> Tensor:
         """The residual stream after the block. The position embedding is added before every block."""
         if position_LD is not None:
             x_BLD = x_BLD + position_LD
-        x_BLD = self.blocks[0](x_BLD, time_BD, shared_BD, rotation_2BL1E)
-        x_BLD = self.blocks[1](x_BLD, time_BD, shared_BD, text_BMD)
-        return self.blocks[2](x_BLD, time_BD, shared_BD)
+        x_BLD = self.blocks[0](x_BLD, time_BD, shared_B3D, rotation_2BL1E)
+        x_BLD = self.blocks[1](x_BLD, time_BD, shared_B3D, text_BMD)
+        return self.blocks[2](x_BLD, time_BD, shared_B3D)
 
 
 class SubBlock(nn.Module):
@@ -136,8 +136,8 @@ class SubBlock(nn.Module):
         self.block = block
         self.adaLN_modulation = modulation(config, 3)
 
-    def forward(self, x_BLD: Tensor, time_BD: Tensor, shared_BD: Tensor, *context: Tensor) -> Tensor:
-        shift, scale, gate = (self.adaLN_modulation(time_BD) + shared_BD)[:, None].chunk(3, dim=-1)
+    def forward(self, x_BLD: Tensor, time_BD: Tensor, shared_B3D: Tensor, *context: Tensor) -> Tensor:
+        shift, scale, gate = (self.adaLN_modulation(time_BD) + shared_B3D)[:, None].chunk(3, dim=-1)
         return x_BLD + gate * self.block(modulate(x_BLD, shift, scale), *context)
 
 
@@ -149,9 +149,9 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(config.model_channels, PATCH**2 * config.latent_channels, bias=False)
         self.adaLN_modulation = modulation(config, 2)
 
-    def forward(self, x_BLD: Tensor, time_BD: Tensor, shared_BD: Tensor) -> Tensor:
-        own_BD = self.adaLN_modulation(time_BD)
-        shift, scale = (own_BD + shared_BD[:, : own_BD.shape[1]])[:, None].chunk(2, dim=-1)
+    def forward(self, x_BLD: Tensor, time_BD: Tensor, shared_B3D: Tensor) -> Tensor:
+        own_B2D = self.adaLN_modulation(time_BD)
+        shift, scale = (own_B2D + shared_B3D[:, : own_B2D.shape[1]])[:, None].chunk(2, dim=-1)
         return self.linear(modulate(x_BLD, shift, scale))
 
 
