@@ -20,6 +20,8 @@ from cosmos_forge import ForgeError
 from forge_cosmos1.tokenizer_options import LATENT_CHANNELS
 from forge_cosmos1.torchscript import read_torchscript
 
+LISTED = 12  # keys that an error shows
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -75,7 +77,7 @@ def read_statistics(folder: Path, frames: int, pictures: bool = False) -> Statis
 
 
 def load_state(net: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
-    """Puts `state` in place of the parameters of `net`. Raises ForgeError with every key that does not fit."""
+    """Puts `state` in place of the parameters of `net`. Raises ForgeError with keys that do not fit."""
     wanted = {name: tensor.shape for name, tensor in net.state_dict().items()}
     faults = [f"missing {name}" for name in wanted if name not in state]
     faults += [f"unexpected {name}" for name in state if name not in wanted]
@@ -86,7 +88,8 @@ def load_state(net: nn.Module, state: Mapping[str, Tensor], source: Path) -> Non
     ]
     if faults:
         raise ForgeError(
-            f"{source} does not fit the tokenizer in {len(faults)} of {len(wanted)} tensors: {'; '.join(faults)}",
+            f"{source} does not fit the tokenizer in {len(faults)} of {len(wanted)} tensors: "
+            f"{'; '.join(faults[:LISTED])}{'; ..' if len(faults) > LISTED else ''}",
             "this tokenizer is CV8x8x8; weights of other compressions have other layers",
         )
     net.load_state_dict(state, assign=True)
