@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -37,8 +36,13 @@ def examine(recipe: Path | None, overrides: Sequence[str], runs: Path) -> Iterat
     """The checks of this machine; of a recipe too, if one is given."""
     yield _python()
     yield from _packages()
-    yield _torch()
-    yield from _gpus()
+    gpus = 0
+    try:
+        gpus = machine.gpus()
+    except ForgeError as error:
+        yield from (_of_problem(problem) for problem in error.problems)
+    yield _torch(gpus)
+    yield _gpus(gpus)
     yield _memory()
     yield _video()
     yield _disk(runs)
@@ -77,7 +81,7 @@ def _packages() -> Iterator[Check]:
         yield Check("ok", f"{len(needed)} required packages")
 
 
-def _torch() -> Check:
+def _torch(gpus: int) -> Check:
     """torch's CUDA build against the driver, read from their files."""
     try:
         version = metadata.version("torch")
@@ -87,13 +91,13 @@ def _torch() -> Check:
     text = (Path(spec.origin).parent / "version.py").read_text() if spec and spec.origin else ""
     found = re.search(r"^cuda\b.*?=\s*'([\d.]+)'", text, re.MULTILINE)
     if not found:
-        if machine.gpus():
+        if gpus:
             return Check("fail", f"torch {version} is built without CUDA, but there are GPUs", "install a CUDA build")
         return Check("ok", f"torch {version} without CUDA")
     cuda = found[1]
     driver = driver_version()
     least = LEAST_DRIVER.get(cuda.partition(".")[0])
-    if machine.gpus() and driver and least and int(driver.partition(".")[0]) < least:
+    if gpus and driver and least and int(driver.partition(".")[0]) < least:
         fix = f"update the driver, or install a torch for an older CUDA than {cuda}"
         return Check("fail", f"torch {version} for CUDA {cuda} needs driver {least} or newer, this is {driver}", fix)
     return Check("ok", f"torch {version} for CUDA {cuda}" + (f", driver {driver}" if driver else ", no NVIDIA driver"))
@@ -109,23 +113,16 @@ def driver_version() -> str | None:
     return found[1] if found else None
 
 
-def _gpus() -> Iterator[Check]:
-    try:
-        count = machine.gpus()
-    except ForgeError as error:
-        yield Check("fail", error.problems[0].what, error.problems[0].fix)
-        return
+def _gpus(count: int) -> Check:
     if not count:
-        fix = "tiny models run on the CPU; for published ones use a machine with GPUs"
-        yield Check("warn", "no GPU", fix)
-        return
-    smi = shutil.which("nvidia-smi")
-    names = ""
-    if smi:
-        query = [smi, "--query-gpu=name,memory.total", "--format=csv,noheader"]
-        asked = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-        names = "; ".join(sorted(set(asked.stdout.strip().splitlines()))) if asked.returncode == 0 else ""
-    yield Check("ok", f"{count} GPU{'s' if count > 1 else ''}" + (f": {names}" if names else ""))
+        return Check("warn", "no GPU", "tiny models run on the CPU; for published ones use a machine with GPUs")
+    what = f"{count} GPU{'s' if count > 1 else ''}"
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        return Check("warn", f"{what}, but nvidia-smi does not answer: {error}", "check that the driver works")
+    return Check("ok", f"{what}: {'; '.join(sorted(set(told.strip().splitlines())))}")
 
 
 def _memory() -> Check:

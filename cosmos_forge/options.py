@@ -38,7 +38,7 @@ class Options(BaseModel):
     default, its range and, through `Field(description=...)`, its meaning. Defaults are published values.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=True, allow_inf_nan=False)
 
     def needs(self) -> list[Download]:
         """Downloads of this component; `fetch` gets them before anything else runs."""

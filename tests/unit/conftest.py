@@ -104,6 +104,9 @@ class OtherMethodOptions(Options):
     def check(self, plan) -> list[Problem]:
         raise RuntimeError("out of luck")
 
+    def needs(self):
+        raise RuntimeError("out of luck here too")
+
 
 class ParallelOptions(Options):
     """A parallelism."""

@@ -74,8 +74,22 @@ def test_torchs_cuda_against_the_driver(tmp_path, monkeypatch, cuda, driver, gpu
     (tmp_path / "version.py").write_text(f"__version__ = '2.13.0'\ncuda: Optional[str] = {cuda!r}\nhip = None\n")
     monkeypatch.setattr(doctor.util, "find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
     monkeypatch.setattr(doctor, "driver_version", lambda: driver)
-    monkeypatch.setattr(machine, "gpus", lambda: gpus)
-    assert doctor._torch().status == status
+    assert doctor._torch(gpus).status == status
+
+
+def test_gpus_are_named_or_missed(checks, monkeypatch):
+    monkeypatch.setenv("FORGE_GPUS", "2")
+    told = "NVIDIA H200, 143771 MiB\nNVIDIA H200, 143771 MiB\n"
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *arguments, **more: SimpleNamespace(stdout=told))
+    assert status_of(checks(), "2 GPUs: NVIDIA H200, 143771 MiB") == "ok"
+
+    def missing(*arguments, **more):
+        raise FileNotFoundError("nvidia-smi")
+
+    monkeypatch.setattr(doctor.subprocess, "run", missing)
+    assert status_of(checks(), "nvidia-smi does not answer") == "warn"
+    monkeypatch.setenv("FORGE_GPUS", "some")
+    assert status_of(checks(), "FORGE_GPUS must be a whole number") == "fail"
 
 
 def test_the_drivers_version_is_read_from_the_kernels_line(monkeypatch):

@@ -135,6 +135,7 @@ def one_line(problem) -> tuple[str, int | None]:
         (("lr = 1e-4", "lr = -1"), [], "[train] lr must be at least 0", 31, "learning rate"),
         (("lr = 1e-4", "lr = nan"), [], "[train] lr", 31, "learning rate"),
         (("lr = 1e-4", "lr = 1\nwarmup_steps = 101"), [], "longer than training, which has 100 steps", 32, "tenth"),
+        (("lr = 1e-4", "lr = inf"), [], "[train] lr: input should be a finite number", 31, "learning rate"),
         (("steps = 100", "steps = 0"), [], "[train] steps must be at least 1", 30, "optimizer steps"),
         (("lr = 1e-4", "lr = 1\nbetas = [0.9, 1.0]"), [], "betas must lie in [0, 1)", 32, ""),
         (("lr = 1e-4", "lr = 1\nbatch_size = 6\nmicro_batch_size = 4"), [], "multiples of 4", 33, "batch_size = 8"),
