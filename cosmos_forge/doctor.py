@@ -41,7 +41,8 @@ def examine(recipe: Path | None, overrides: Sequence[str], runs: Path) -> Iterat
         gpus = machine.gpus()
     except ForgeError as error:
         yield from (_of_problem(problem) for problem in error.problems)
-    yield _torch(gpus)
+    if util.find_spec("torch"):
+        yield _torch(gpus)
     yield _gpus(gpus)
     yield _memory()
     yield _video()
@@ -71,7 +72,8 @@ def _packages() -> Iterator[Check]:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
             wrong = True
-            yield Check("fail", f"{requirement.name} is not installed", f"pip install '{requirement}'")
+            fix = f"pip install '{requirement.name}{requirement.specifier}'"
+            yield Check("fail", f"{requirement.name} is not installed", fix)
             continue
         if not requirement.specifier.contains(version, prereleases=True):
             wrong = True
@@ -83,10 +85,7 @@ def _packages() -> Iterator[Check]:
 
 def _torch(gpus: int) -> Check:
     """torch's CUDA build against the driver, read from their files."""
-    try:
-        version = metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        return Check("fail", "torch is not installed", "pip install torch")
+    version = metadata.version("torch")
     spec = util.find_spec("torch")
     text = (Path(spec.origin).parent / "version.py").read_text() if spec and spec.origin else ""
     found = re.search(r"^cuda\b.*?=\s*'([\d.]+)'", text, re.MULTILINE)
