@@ -107,8 +107,7 @@ def _fill(local: Tensor, offset: tuple[int, ...], name: str, pieces: list[dict[s
     for piece in pieces:
         starts = [max(a, b) for a, b in zip(offset, piece["offset"], strict=True)]
         stops = [
-            min(a + n, b + m)
-            for a, n, b, m in zip(offset, local.shape, piece["offset"], piece["shape"], strict=True)
+            min(a + n, b + m) for a, n, b, m in zip(offset, local.shape, piece["offset"], piece["shape"], strict=True)
         ]
         if any(start >= stop for start, stop in zip(starts, stops, strict=True)):
             continue
@@ -135,7 +134,9 @@ def _writes(tensor: Tensor, rank: int) -> bool:
         return rank == 0
     where = tensor.device_mesh.get_coordinate() or []
     return all(
-        index == 0 for index, placement in zip(where, tensor.placements, strict=True) if isinstance(placement, Replicate)
+        index == 0
+        for index, placement in zip(where, tensor.placements, strict=True)
+        if isinstance(placement, Replicate)
     )
 
 

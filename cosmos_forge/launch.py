@@ -41,7 +41,9 @@ def run_plan(plan: Plan, stages: tuple[str, ...] | None = None, accept_changes: 
         offset = run.events.stat().st_size if run.events.exists() else 0
         log.emit(events.RunStarted(plan.name, list(stages), show_path(plan.recipe)))
         finished = threading.Event()
-        shown = threading.Thread(target=view.show, args=(run.folder, lambda: not finished.is_set(), offset), daemon=True)
+        shown = threading.Thread(
+            target=view.show, args=(run.folder, lambda: not finished.is_set(), offset), daemon=True
+        )
         shown.start()
         try:
             return _run_stages(plan, run, stages, again, log, lock)
@@ -50,9 +52,7 @@ def run_plan(plan: Plan, stages: tuple[str, ...] | None = None, accept_changes: 
             shown.join()
 
 
-def _run_stages(
-    plan: Plan, run: Run, stages: tuple[str, ...], again: bool, log: events.EventLog, lock: int
-) -> int:
+def _run_stages(plan: Plan, run: Run, stages: tuple[str, ...], again: bool, log: events.EventLog, lock: int) -> int:
     begin = time.time()
     for stage in stages:
         if not again and run.is_done(stage, digest(plan, stage)):

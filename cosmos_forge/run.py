@@ -1,16 +1,16 @@
 """The run directory: what lies where, who holds it, which stages are done.
 
-    recipe.toml        the plan, complete; running it again reproduces the run
-    environment.json   versions and hardware of the last start
-    events.jsonl       what happened
-    rejected.jsonl     clips that were left out, and why
-    prepared/          index.jsonl: the clips to train on and those held out, and where their latents lie
-    checkpoints/       to resume from
-    export/            trained weights
-    videos/            what was generated, each with a JSON of its settings
-    metrics.json       how good it is
-    stages/            a JSON for each finished stage: its settings' digest and its artifacts
-    logs/              what each process printed
+recipe.toml        the plan, complete; running it again reproduces the run
+environment.json   versions and hardware of the last start
+events.jsonl       what happened
+rejected.jsonl     clips that were left out, and why
+prepared/          index.jsonl: the clips to train on and those held out, and where their latents lie
+checkpoints/       to resume from
+export/            trained weights
+videos/            what was generated, each with a JSON of its settings
+metrics.json       how good it is
+stages/            a JSON for each finished stage: its settings' digest and its artifacts
+logs/              what each process printed
 """
 
 from __future__ import annotations

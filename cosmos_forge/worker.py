@@ -23,7 +23,7 @@ from cosmos_forge.stages import STAGES
 from cosmos_forge.types import Context, World
 
 if TYPE_CHECKING:
-    from cosmos_forge.options import Download, Options
+    from cosmos_forge.options import Download
     from cosmos_forge.plan import Plan
 
 

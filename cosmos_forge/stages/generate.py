@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor
 
 from cosmos_forge import events, video
@@ -48,13 +49,13 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     options, world = plan.generate, context.world
     trained = trained_weights(plan, run)
     jobs = _jobs(plan, run, context)
-    size = plan.video_size
+    size = video_size(plan)
     mine = jobs[world.rank :: world.size]
     texts = _texts(plan, context, [job.prompt for job in mine], options.negative_prompt)
     given = _encode(plan, context, mine)
 
     frames = {}
-    variants = {"generated": trained} | ({"base": plan.base_weights} if options.compare_base else {})
+    variants = {"generated": trained} | ({"base": plan.options("model").weights} if options.compare_base else {})
     for label, weights in variants.items():
         latents = _sample(plan, context, weights, mine, texts, given, label)
         frames[label] = _decode(plan, context, latents)
@@ -74,7 +75,7 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
             "fps": job.fps,
             "sampler": {"use": plan.use("sampler"), **plan.values("sampler")},
             "model": {"use": plan.use("model"), **plan.values("model")},
-            "weights": str(trained or plan.base_weights or "fresh"),
+            "weights": str(trained or plan.options("model").weights or "fresh"),
             "metrics": _judge(job, made),
         }
         path = run.videos / f"{_file_name(job.name)}.mp4"
@@ -92,10 +93,19 @@ def trained_weights(plan: Plan, run: Run) -> Path | None:
     if path.exists():
         return path
     if "train" in plan.tables:
-        raise ForgeError(
-            f"{show_path(path)} is missing", "run `train` and `export` first; export.merge must be true"
-        )
+        raise ForgeError(f"{show_path(path)} is missing", "run `train` and `export` first; export.merge must be true")
     return None
+
+
+def video_size(plan: Plan) -> tuple[int, int, int]:
+    """Frames, height and width of what is generated, in pixels: as asked for, else as the dataset's, else as published."""
+    options = plan.generate
+    like = plan.options("dataset") if "dataset" in plan.tables else None
+    return (
+        options.num_frames or (like.num_frames if like else 121),
+        options.height or (like.height if like else 704),
+        options.width or (like.width if like else 1280),
+    )
 
 
 def _jobs(plan: Plan, run: Run, context: Context) -> list[Job]:
@@ -109,7 +119,7 @@ def _jobs(plan: Plan, run: Run, context: Context) -> list[Job]:
             f"{options.input} has {len(frames_THWC)} frames, generate.given_frames asks for {options.given_frames}",
             "lower generate.given_frames; a picture gives 1",
         )
-    _, height, width = plan.video_size
+    _, height, width = video_size(plan)
     last_CTHW = torch.from_numpy(frames_THWC[-options.given_frames :]).permute(3, 0, 1, 2)
     resized = F.interpolate(
         last_CTHW.permute(1, 0, 2, 3).float(), (height, width), mode="bicubic", antialias=True, align_corners=False
@@ -150,9 +160,7 @@ def _texts(plan: Plan, context: Context, prompts: list[str], negative: str | Non
     wanted = sorted({*prompts, *([negative] if negative else [])})
     encode_texts(plan, context, cache, wanted)
     _free(context)
-    return {
-        prompt: pad_text(video.load_tensors(cache.path(prompt))["tokens"].float(), plan.max_tokens) for prompt in wanted
-    }
+    return {prompt: pad_text(load_file(cache.path(prompt))["tokens"].float(), plan.max_tokens) for prompt in wanted}
 
 
 def _encode(plan: Plan, context: Context, jobs: list[Job]) -> list[Tensor]:
@@ -183,7 +191,7 @@ def _sample(
     model.load()
     model.net.eval().requires_grad_(False)
     sampler: Sampler = component(plan, "sampler", context)
-    shape = plan.latent_shape
+    shape = plan.options("latent_tokenizer").latent_shape(*video_size(plan))
     what = "videos" if label == "generated" else "videos of the base"
     steps = plan.tables["sampler"].options.evaluations
     latents = []
@@ -205,7 +213,10 @@ def _sample(
 
         with torch.no_grad():
             x0 = sampler.sample(
-                model.denoiser(condition, options.guidance), noise, generator(options.seed, "sampler", job.name), on_step
+                model.denoiser(condition, options.guidance),
+                noise,
+                generator(options.seed, "sampler", job.name),
+                on_step,
             )
         latents.append((x0 / model.sigma_data).cpu())
         context.emit(events.Progress(what, index + 1, len(jobs), "videos"))

@@ -117,9 +117,7 @@ def _write(
         )
         for index, key in keys.items()
     ]
-    write_text(
-        run.folder / "rejected.jsonl", "".join(json.dumps({"key": k, "reason": r}) + "\n" for k, r in rejected)
-    )
+    write_text(run.folder / "rejected.jsonl", "".join(json.dumps({"key": k, "reason": r}) + "\n" for k, r in rejected))
     if not clips:
         raise ForgeError("not one clip is usable", f"rejected.jsonl in {run.folder} lists each with its reason")
     write_index(run.prepared, clips)

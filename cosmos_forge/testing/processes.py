@@ -95,6 +95,9 @@ def main() -> None:
                 {name: value.contiguous() for name, value in found.items()}, request.parent / f"{index}.safetensors"
             )
     parallelism.stop()
+    # FSDP's gloo threads outlive the process group (DTensor's caches hold it); one that lets go of a tensor while Python
+    # shuts down would abort the process.
+    os._exit(0)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -44,5 +44,5 @@ VARIANTS = {
     "14b-video2world": DiTConfig(5120, 36, 40, rope_ratio=(2.0, 2.0, 2.0)),
     "14b-text2world": DiTConfig(5120, 36, 40, rope_ratio=(2.0, 2.0, 2.0), condition_mask=False),
     # Small enough to be trained from scratch on two CPU cores in two minutes.
-    "tiny": DiTConfig(128, 4, 4, crossattn_emb_channels=64, adaln_lora_dim=32),
+    "tiny": DiTConfig(128, 2, 4, crossattn_emb_channels=64, adaln_lora_dim=32),
 }

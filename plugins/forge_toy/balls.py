@@ -34,9 +34,9 @@ class Balls:
     box: np.ndarray
 
 
-def start(random: np.random.Generator, height: int, width: int) -> Balls:
-    """One or two balls, apart from each other, in a box of these proportions."""
-    count = int(random.integers(1, 3))
+def start(random: np.random.Generator, height: int, width: int, most: int = 2) -> Balls:
+    """One ball, or two where `most` allows, apart from each other, in a box of these proportions."""
+    count = int(random.integers(1, most + 1))
     radius = random.uniform(*RADIUS, count)
     box = np.array([width, height]) / min(height, width)
     while True:

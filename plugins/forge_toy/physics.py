@@ -46,7 +46,7 @@ def simulated(options: ToyPhysicsOptions, context: Context) -> Any:
 
 def write_clip(options: ToyPhysicsOptions, index: int, video: Path, text: Path) -> None:
     """Simulates clip `index` and writes its frames and its caption."""
-    balls = start(np.random.default_rng([options.seed, index]), options.height, options.width)
+    balls = start(np.random.default_rng([options.seed, index]), options.height, options.width, options.balls)
     states = simulate(balls, options.num_frames, options.fps, (options.gravity_x, options.gravity_y))
     frames = np.stack([render(state, options.height, options.width) for state in states])
     _write_text(caption(balls) + "\n", text)

@@ -16,6 +16,7 @@ class ToyPhysicsOptions(Options):
 
     path: str | None = Field(None, description="folder the clips go to; default: `simulated` in the run directory")
     clips: int = Field(64, ge=1, description="how many, each with a scene of its own")
+    balls: int = Field(2, ge=1, le=2, description="at most in a scene; two bounce off each other")
     num_frames: int = Field(17, ge=1, description="frames of a clip, 8k+1 for most latent tokenizers")
     height: int = Field(64, ge=16, multiple_of=2, description="pixels, even")
     width: int = Field(64, ge=16, multiple_of=2, description="pixels, even")

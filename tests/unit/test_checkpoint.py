@@ -1,0 +1,91 @@
+"""Checkpoints come back as they were, also in another number of processes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from cosmos_forge import checkpoint
+from cosmos_forge.launch import free_port
+
+SHARDED = """
+import sys, torch, torch.distributed as dist
+from pathlib import Path
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+from cosmos_forge import checkpoint
+dist.init_process_group("gloo")
+mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+whole = {"a": torch.arange(35.0).view(7, 5), "b": torch.arange(3.0), "c": torch.tensor(4.0)}
+place = {"a": Shard(0), "b": Shard(0), "c": None}
+def spread(tensor, placement):
+    return tensor if placement is None else distribute_tensor(tensor, mesh, [placement])
+folder = Path(sys.argv[1])
+if sys.argv[2] == "save":
+    checkpoint.save(folder, 3, {name: spread(value, place[name]) for name, value in whole.items()})
+else:
+    empty = {name: spread(torch.zeros_like(value), place[name]) for name, value in whole.items()}
+    checkpoint.restore(checkpoint.latest(folder), empty)
+    for name, value in empty.items():
+        got = value.full_tensor() if hasattr(value, "full_tensor") else value
+        assert torch.equal(got, whole[name]), name
+dist.destroy_process_group()
+"""
+
+
+def run_processes(count, *arguments):
+    """Runs SHARDED in `count` processes that meet on loopback."""
+    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", SHARDED, *arguments], env={**env, "RANK": str(rank)})
+        for rank in range(count)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0] * count
+
+
+@pytest.mark.parametrize(("writers", "readers"), [(2, 3), (1, 2), (3, 1)])
+def test_any_number_of_processes_reads_what_any_other_wrote(tmp_path, writers, readers):
+    run_processes(writers, str(tmp_path), "save")
+    run_processes(readers, str(tmp_path), "load")
+    whole = checkpoint.load(checkpoint.latest(tmp_path), "")
+    assert torch.equal(whole["a"], torch.arange(35.0).view(7, 5))
+    assert whole["c"] == 4
+
+
+def test_dtypes_bits_and_state_survive(tmp_path):
+    saved = {
+        "weights/x": torch.randn(4, 3),
+        "weights/y": torch.randn(2, 2).bfloat16(),
+        "optimizer/x/step": torch.tensor(7.0),
+    }
+    folder = checkpoint.save(tmp_path, 12, saved, {"pending": [{"loss": 0.1}]})
+    assert checkpoint.read_state(folder)["pending"] == [{"loss": 0.1}]
+    loaded = checkpoint.load(folder, "weights/")
+    assert loaded.keys() == {"x", "y"}
+    assert loaded["y"].dtype == torch.bfloat16
+    assert torch.equal(loaded["x"], saved["weights/x"])
+    again = {name: torch.zeros_like(value) for name, value in saved.items()}
+    checkpoint.restore(folder, again)
+    assert all(torch.equal(again[name], saved[name]) for name in saved)
+
+
+def test_a_half_written_checkpoint_is_never_taken(tmp_path):
+    checkpoint.save(tmp_path, 1, {"x": torch.ones(2)})
+    (tmp_path / ".step-000000002.partial").mkdir()
+    (tmp_path / "step-000000003").mkdir()
+    assert checkpoint.latest(tmp_path).name == "step-000000001"
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    for step in (1, 2, 10):
+        checkpoint.save(tmp_path, step, {"x": torch.ones(2)})
+    checkpoint.prune(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000002", "step-000000010"]
+
+
+def test_the_index_is_plain_json(tmp_path):
+    folder = checkpoint.save(tmp_path, 1, {"x": torch.ones(2, 3)})
+    entry = json.loads((folder / "state.json").read_text())["tensors"]["x"]
+    assert entry == {"shape": [2, 3], "pieces": [{"file": "rank-00000.safetensors", "offset": [0, 0], "shape": [2, 3]}]}
