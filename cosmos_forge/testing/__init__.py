@@ -1,7 +1,7 @@
 """Contract tests and tiny fakes for authors of plugins. Needs pytest.
 
-One class a kind of component. Inherit it in a test file, say which component and with which options, and pytest does the
-rest:
+One class a kind of component. Inherit it in a test file, say which component and with which options, and pytest does
+the rest:
 
     from cosmos_forge.testing import SamplerContract
 

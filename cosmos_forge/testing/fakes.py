@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cosmos_forge.errors import ForgeError
+from cosmos_forge.errors import ForgeError, Problem
 from cosmos_forge.options import Download, build_options
 from cosmos_forge.plugins import load_plugins
 from cosmos_forge.types import Context, World
@@ -21,8 +21,8 @@ from cosmos_forge.types import Context, World
 def make_context(folder: Path, **changes: Any) -> Context:
     """A context on the CPU in float32 with seed 0, writing to `folder`; `changes` replaces any of its fields.
 
-    Its `component` builds what installed plugins offer, its `resolve` takes paths, its events go nowhere. Asking it for a
-    download fails: tests must not need one.
+    Its `component` builds what installed plugins offer, its `resolve` takes paths, its events go nowhere. Asking it for
+    a download fails: tests must not need one.
     """
 
     def files(download: Download) -> Path:
@@ -51,7 +51,7 @@ def build(kind: str, use: str, values: dict[str, Any], context: Context) -> Any:
     component = load_plugins().find(kind, use)
     options, faults = build_options(component.options, values)
     if options is None:
-        raise ForgeError([fault.what for fault in faults][0], fix="; ".join(fault.fix for fault in faults))
+        raise ForgeError(Problem(fault.what, fix=fault.fix) for fault in faults)
     module, _, name = component.build.partition(":")
     return getattr(importlib.import_module(module), name)(options, context)
 
@@ -59,8 +59,8 @@ def build(kind: str, use: str, values: dict[str, Any], context: Context) -> Any:
 class TinyNet(nn.Module):
     """A network with repeated blocks and random weights, the same for the same seed: (B, L, 6) -> (B, L, 3).
 
-    Its linear layers are `embed`, `blocks.0.to_q`, `blocks.0.to_v`, `blocks.0.to_out` and so on, and `head`. No width is even
-    throughout, so that pieces of its parameters differ in size.
+    Its linear layers are `embed`, `blocks.0.to_q`, `blocks.0.to_v`, `blocks.0.to_out` and so on, and `head`. Some widths
+    are odd, so that pieces of parameters differ in size.
     """
 
     def __init__(self, width: int = 10, count: int = 2, seed: int = 0) -> None:

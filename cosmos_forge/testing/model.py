@@ -17,7 +17,7 @@ from cosmos_forge.types import Batch, Condition, TextEmbedding
 
 
 class ModelContract(Contract):
-    """Options must choose a model that is small and needs no weights. latents: (C, T, H, W) and text: (L, D) that fit it."""
+    """Options must choose a small model that needs no weights. latents: (C, T, H, W) and text: (L, D) that fit it."""
 
     kind = "model"
     latents: tuple[int, int, int, int] = (16, 3, 8, 8)

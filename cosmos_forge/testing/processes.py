@@ -24,7 +24,7 @@ STEPS, ACCUMULATED, SAMPLES = 3, 2, 4  # optimizer steps, batches each, samples 
 
 
 def train(parallelism: Any, method: str | None, values: dict[str, Any]) -> dict[str, Tensor]:
-    """Losses, first gradients and last weights, whole, by name. `parallelism` is started already; None is plain torch."""
+    """Losses, first gradients and last weights, whole, by name. parallelism: started already; None is plain torch."""
     net = TinyNet()
     if method:
         adapter = build("method", method, values, make_context(Path()))
@@ -95,8 +95,8 @@ def main() -> None:
                 {name: value.contiguous() for name, value in found.items()}, request.parent / f"{index}.safetensors"
             )
     parallelism.stop()
-    # FSDP's gloo threads outlive the process group (DTensor's caches hold it); one that lets go of a tensor while Python
-    # shuts down would abort the process.
+    # FSDP's gloo threads outlive the process group (DTensor's caches hold it); one that lets go of a tensor while
+    # Python shuts down would abort the process.
     os._exit(0)
 
 

@@ -109,5 +109,5 @@ def test_rank_must_fit_the_layer(tmp_path):
 
 def test_merging_into_another_network(tmp_path):
     lora, net = adapted(tmp_path)
-    with pytest.raises(ForgeError, match="blocks.1.to_q.weight"):
+    with pytest.raises(ForgeError, match=r"blocks\.1\.to_q\.weight"):
         lora.merge(TinyNet(count=1).state_dict(), lora.result(lora.trainable(net)).tensors)
