@@ -82,8 +82,8 @@ class Contract:
         assert done.returncode == 0, f"the plugin does not load by itself, without other plugins:\n{done.stderr}"
         heavy = json.loads(done.stdout.splitlines()[-1])
         assert not heavy, (
-            f"registering, or the options' `needs`, imported {heavy}; import them in the module that `build` names, which "
-            "only workers load"
+            f"registering, or the options' `needs`, imported {heavy}; import them in the module that `build` names, "
+            "which only workers load"
         )
 
     def test_options_explain_themselves(self) -> None:

@@ -59,8 +59,8 @@ def build(kind: str, use: str, values: dict[str, Any], context: Context) -> Any:
 class TinyNet(nn.Module):
     """A network with repeated blocks and random weights, the same for the same seed: (B, L, 6) -> (B, L, 3).
 
-    Its linear layers are `embed`, `blocks.0.to_q`, `blocks.0.to_v`, `blocks.0.to_out` and so on, and `head`. Some widths
-    are odd, so that pieces of parameters differ in size.
+    Its linear layers are `embed`, `blocks.0.to_q`, `blocks.0.to_v`, `blocks.0.to_out` and so on, and `head`. Some
+    widths are odd, so that pieces of parameters differ in size.
     """
 
     def __init__(self, width: int = 10, count: int = 2, seed: int = 0) -> None:
