@@ -1,0 +1,1 @@
+"""The text encoder `t5`."""

@@ -1,0 +1,59 @@
+"""Registers `t5`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from cosmos_forge import Download, Options, Problem, hookimpl
+
+if TYPE_CHECKING:
+    from cosmos_forge.plan import Plan
+
+PUBLISHED = "google-t5/t5-11b"
+
+
+class T5Options(Options):
+    """The encoder of a T5, by default T5-11B, which Cosmos-Predict1 was trained with."""
+
+    model: str = Field(
+        PUBLISHED, description="a folder, or owner/name on the Hugging Face hub; google-t5/t5-11b as in Cosmos"
+    )
+    width: int = Field(1024, ge=1, description="numbers a token, the model's d_model; 1024 is T5-11B's")
+    max_tokens: int = Field(512, ge=2, description="tokens a prompt is padded or cut to; 512 as in Cosmos")
+    dtype: Literal["fp32", "bf16"] = Field(
+        "fp32", description="of weights and computation; fp32 as in Cosmos, 20 GB for T5-11B; bf16 takes half"
+    )
+    gigabytes: float = Field(45.2, gt=0, description="what the files on the hub weigh; 45.2 is google-t5/t5-11b")
+
+    def needs(self) -> list[Download]:
+        """The weights, unless `model` is a folder. T5-11B was published before safetensors."""
+        if Path(self.model).is_dir():
+            return []
+        weights = "pytorch_model.bin" if self.model == PUBLISHED else "*.safetensors*"
+        files = ("config.json", "tokenizer.json", weights)
+        return [Download(self.model, files, self.gigabytes, licence="Apache-2.0" if self.model == PUBLISHED else "")]
+
+    def check(self, plan: Plan) -> Iterable[Problem]:
+        """Whether there is such a folder, and whether it holds a T5 of this width."""
+        config = Path(self.model) / "config.json"
+        if not config.parent.is_dir():
+            if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", self.model):
+                fix = "give the path of a folder, or owner/name of a repository on the hub"
+                yield plan.problem("text_encoder", "model", f"there is no folder {self.model}", fix)
+        elif not config.exists():
+            fix = "give a folder with config.json, tokenizer.json and weights, as `save_pretrained` writes them"
+            yield plan.problem("text_encoder", "model", f"{self.model} holds no config.json", fix)
+        elif (width := json.loads(config.read_text()).get("d_model")) != self.width:
+            what = f"width is {self.width}, but {self.model} gives {width} numbers a token (d_model)"
+            yield plan.problem("text_encoder", "width", what, f"width = {width}")
+
+
+@hookimpl
+def register_text_encoders(register):
+    register("t5", options=T5Options, build="forge_t5.t5:T5")
