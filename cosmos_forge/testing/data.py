@@ -57,7 +57,10 @@ class DatasetContract(Contract):
 
     def test_is_picklable(self, tmp_path: Path) -> None:
         dataset = self.make(tmp_path)
-        copy = pickle.loads(pickle.dumps(dataset))
+        try:
+            copy = pickle.loads(pickle.dumps(dataset))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise AssertionError(f"a dataset must be picklable, so it cannot keep its context: {error}") from error
         assert torch.equal(copy[0].frames_CTHW, dataset[0].frames_CTHW), "a pickled dataset must give the same clips"
 
     def test_rejected_say_why(self, tmp_path: Path) -> None:

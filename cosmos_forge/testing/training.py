@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.testing.contract import Contract
-from cosmos_forge.testing.fakes import TinyNet
+from cosmos_forge.testing.fakes import TinyNet, build, make_context
 from cosmos_forge.testing.processes import MethodTable, run, train
 
 
@@ -116,10 +116,9 @@ class MethodContract(Contract):
     def test_misfit_is_an_error(self, tmp_path: Path) -> None:
         if self.misfit is None:
             pytest.skip("`misfit` is None: this method has no options that could match nothing")
-        method = self.__class__()
-        method.options = self.misfit  # type: ignore[misc]
+        method = build(self.kind, self.use, self.misfit, make_context(tmp_path))
         with pytest.raises(ForgeError) as raised:
-            method.make(tmp_path).adapt(self.net())
+            method.adapt(self.net())
         assert raised.value.problems[0].fix, "the error must say how to mend it"
 
 

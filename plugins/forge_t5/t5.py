@@ -33,12 +33,12 @@ class T5:
         folder = context.files(needs[0]) if needs else Path(options.model)
         self.tokenizer = load_tokenizer(folder, options.max_tokens)
         self.model = load_model(folder, DTYPES[options.dtype])
-        self.model.to(self.device)
         if self.model.config.d_model != options.width:
             raise ForgeError(
                 f"[text_encoder] width is {options.width}, but {options.model} gives {self.model.config.d_model}",
                 fix=f"width = {self.model.config.d_model}",
             )
+        self.model.to(self.device)  # type: ignore[arg-type]  # transformers' annotation
 
     def encode(self, prompts: Sequence[str]) -> TextEmbedding:
         """One prompt at a time, so that none sees the rounding of another's company."""
