@@ -104,6 +104,12 @@ class Denoiser(Protocol):
         ...
 
 
+class ModelOptions(Protocol):
+    """weights: what to start from, as `Context.resolve` takes it; None for the component's own default."""
+
+    weights: str | None
+
+
 class Model(Protocol):
     """A video diffusion model in EDM form (Karras et al. 2022, arXiv 2206.00364).
 
@@ -195,7 +201,9 @@ class Sampler(Protocol):
 
 
 class SamplerOptions(Protocol):
-    """evaluations: how often the denoiser will be called for one video."""
+    """steps: how often `on_step` will be called for one video; evaluations: how often the denoiser."""
+
+    steps: int
 
     @property
     def evaluations(self) -> int: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -78,7 +79,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def build_options(cls: type[AnyOptions], values: dict[str, Any]) -> tuple[AnyOptions | None, list[Fault]]:
     """`cls(**values)`, or every fault that pydantic found, translated."""
     try:
-        return cls(**values), []
+        # As JSON, so that strictness is that of a data format: a list may be a tuple, but "3" is no number.
+        return cls.model_validate_json(json.dumps(values, default=str), strict=True), []
     except ValidationError as error:
         return None, [_fault(cls, values, item) for item in error.errors(include_url=False)]
 

@@ -30,7 +30,7 @@ STAGES: dict[str, Stage] = {
         Stage("fetch", FetchOptions, "cosmos_forge.stages.fetch:run", ()),
         Stage("prepare", PrepareOptions, "cosmos_forge.stages.prepare:run", (*_DATA, "parallelism"), parallel=True),
         Stage(
-            "train", TrainOptions, "cosmos_forge.stages.train:run", ("model", "method", "parallelism"), parallel=True
+            "train", TrainOptions, "cosmos_forge.stages.train:run", ("model", "method", "text_encoder", "parallelism"), parallel=True
         ),
         Stage("export", ExportOptions, "cosmos_forge.stages.export:run", ("model", "method")),
         Stage(

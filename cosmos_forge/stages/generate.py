@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cosmos_forge import events, video
+from cosmos_forge.compiling import compile_blocks
 from cosmos_forge.data import generator, pad_text, read_index
 from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.files import write_json
@@ -49,7 +50,7 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     options, world = plan.generate, context.world
     trained = trained_weights(plan, run)
     jobs = _jobs(plan, run, context)
-    size = video_size(plan)
+    size = plan.video_size()
     mine = jobs[world.rank :: world.size]
     texts = _texts(plan, context, [job.prompt for job in mine], options.negative_prompt)
     given = _encode(plan, context, mine)
@@ -97,17 +98,6 @@ def trained_weights(plan: Plan, run: Run) -> Path | None:
     return None
 
 
-def video_size(plan: Plan) -> tuple[int, int, int]:
-    """Frames, height and width of what is generated, in pixels: as asked for, else as the dataset's, else as published."""
-    options = plan.generate
-    like = plan.options("dataset") if "dataset" in plan.tables else None
-    return (
-        options.num_frames or (like.num_frames if like else 121),
-        options.height or (like.height if like else 704),
-        options.width or (like.width if like else 1280),
-    )
-
-
 def _jobs(plan: Plan, run: Run, context: Context) -> list[Job]:
     """The videos to make: the input's continuation, or every held-out clip's."""
     options = plan.generate
@@ -119,7 +109,7 @@ def _jobs(plan: Plan, run: Run, context: Context) -> list[Job]:
             f"{options.input} has {len(frames_THWC)} frames, generate.given_frames asks for {options.given_frames}",
             "lower generate.given_frames; a picture gives 1",
         )
-    _, height, width = video_size(plan)
+    _, height, width = plan.video_size()
     last_CTHW = torch.from_numpy(frames_THWC[-options.given_frames :]).permute(3, 0, 1, 2)
     resized = F.interpolate(
         last_CTHW.permute(1, 0, 2, 3).float(), (height, width), mode="bicubic", antialias=True, align_corners=False
@@ -190,10 +180,11 @@ def _sample(
     )
     model.load()
     model.net.eval().requires_grad_(False)
+    compile_blocks(model.net, model.blocks, plan.root.compile, context)
     sampler: Sampler = component(plan, "sampler", context)
-    shape = plan.options("latent_tokenizer").latent_shape(*video_size(plan))
+    shape = plan.options("latent_tokenizer").latent_shape(*plan.video_size())
     what = "videos" if label == "generated" else "videos of the base"
-    steps = plan.tables["sampler"].options.evaluations
+    steps = plan.options("sampler").steps
     latents = []
     for index, (job, known) in enumerate(zip(jobs, given, strict=True)):
         whole = torch.zeros(1, *shape)
@@ -268,6 +259,7 @@ def _finish(plan: Plan, run: Run, context: Context, jobs: list[Job]) -> None:
     sheet = run.videos / "contact-sheet.png"
     video.contact_sheet(rows, sheet, given=plan.generate.given_frames)
     run.leave("videos", run.videos)
+    run.leave("contact sheet", sheet)
 
     names = list(next(iter(records.values()))["metrics"])
     metrics: dict[str, Any] = {
