@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cosmos_forge import checkpoint, events
+from cosmos_forge.compiling import compile_blocks
 from cosmos_forge.ema import PowerEMA
 from cosmos_forge.kinds import Method, Model, Parallelism
 from cosmos_forge.worker import component
@@ -44,7 +45,7 @@ class Assembly:
 
 
 def assemble(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Assembly:
-    """Load, adapt, parallelise, optimizer, average, resume: in this order."""
+    """Load, adapt, compile, parallelise, optimizer, average, resume: in this order."""
     options = plan.train
     model: Model = component(plan, "model", context)
     method: Method = component(plan, "method", context)
@@ -56,6 +57,7 @@ def assemble(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -
         parameter.data = parameter.data.float()  # the optimizer's own copy is never below fp32
 
     plain = model.net
+    compile_blocks(plain, model.blocks, plan.root.compile, context)
     model.net = parallelism.apply(plain, model.blocks)
     model.net.train()
 

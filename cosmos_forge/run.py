@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
 
 # Settings that change how a run is carried out but not what comes out of it.
-_INDIFFERENT = {("", "stages"), ("", "device"), ("train", "log_every"), ("train", "keep_checkpoints")}
+_INDIFFERENT = {("", "stages"), ("", "device"), ("", "compile"), ("train", "log_every"), ("train", "keep_checkpoints")}
+
+_PATIENCE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -149,17 +152,28 @@ def hold(plan: Plan, stages: tuple[str, ...], accept_changes: bool) -> Iterator[
             f"cannot write to {show_path(plan.folder)}: {error.strerror}", "choose another folder with --runs"
         ) from None
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(lock):
             raise ForgeError(
                 f"run {plan.name} is being worked on by another process",
                 f"`forge watch {plan.name}` shows it; --name starts another run",
-            ) from None
+            )
         _accept(plan, stages, accept_changes)
         yield run, lock
     finally:
         os.close(lock)
+
+
+def _lock(lock: int) -> bool:
+    """Takes the lock, also where those who have it are about to leave: a `forge watch` that looks, a killed run's workers."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
 
 
 def is_running(folder: Path) -> bool:
@@ -169,7 +183,7 @@ def is_running(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
     except BlockingIOError:
         return True

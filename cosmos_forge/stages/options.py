@@ -16,6 +16,9 @@ class RunOptions(Options):
     seed: int = Field(0, ge=0, description="decides all randomness of data order, noise and fresh weights")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one")
     precision: Literal["bf16", "fp32"] = Field("bf16", description="of the network's computation")
+    compile: Literal["auto", "blocks", "none"] = Field(
+        "auto", description="torch.compile for the model's repeated blocks, one by one; auto: on a GPU"
+    )
 
 
 class FetchOptions(Options):

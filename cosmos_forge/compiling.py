@@ -1,0 +1,54 @@
+"""torch.compile for a network's repeated blocks, one by one.
+
+Equal blocks share one graph, so what compiling costs does not grow with their number, and all that a block does between
+its matrix products and attention becomes a few kernels. `docs/measured.md` has figures.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sysconfig
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from cosmos_forge.errors import ForgeError
+from cosmos_forge.events import Note
+from cosmos_forge.types import Context
+
+
+def compile_blocks(
+    net: nn.Module, blocks: Sequence[str], choice: Literal["auto", "blocks", "none"], context: Context
+) -> None:
+    """Lets blocks compile themselves when they are first called. Names and parameters of `net` stay as they are.
+
+    choice: as in a recipe. Says what it does, or why `auto` leaves a GPU's blocks as they are. Raises ForgeError where
+    `blocks` cannot be had.
+    """
+    if choice == "none" or (choice == "auto" and context.device.type != "cuda"):
+        return
+    if lacking := _lacking(context.device):
+        if choice == "blocks":
+            raise ForgeError(f"torch.compile needs {lacking}", "install it, or set compile to auto or none")
+        text = f"blocks are not compiled, which makes them slower: torch.compile needs {lacking}"
+        context.emit(Note(text, warning=True))
+        return
+    for name in blocks:
+        net.get_submodule(name).compile()
+    context.emit(Note(f"{len(blocks)} blocks are compiled one by one; the first step waits for it"))
+
+
+def _lacking(device: torch.device) -> str:
+    """What torch.compile would miss on this machine; empty where everything is there."""
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "a C compiler (gcc or clang)"
+    if not Path(sysconfig.get_path("include", "posix_prefix"), "Python.h").exists():
+        return "Python's C headers (of a package such as python3-dev)"
+    if device.type == "cuda" and not find_spec("triton"):
+        return "the package triton"
+    return ""
