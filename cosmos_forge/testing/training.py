@@ -134,7 +134,6 @@ class ParallelismContract(Contract):
         assert options.processes(0) >= 1, "a machine without GPUs gets one process or more"
         assert 1 <= options.processes(8) <= 8, "eight GPUs are enough for eight processes"
 
-    @pytest.mark.timeout(300)
     def test_numbers_are_those_of_one_process(self, tmp_path: Path) -> None:
         plain = [train(None, method, values) for method, values in self.methods]
         for count in self.counts:

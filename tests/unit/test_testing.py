@@ -12,7 +12,7 @@ from pydantic import Field
 
 from cosmos_forge import Options, hookimpl
 from cosmos_forge import testing as contracts
-from cosmos_forge.plugins import Source, load_plugins
+from cosmos_forge.plugins import KINDS, Source, load_plugins
 from cosmos_forge.testing import contract, fakes
 from cosmos_forge.types import Clip, Result, TextEmbedding
 
@@ -242,3 +242,8 @@ def test_wrong_components_are_told_why(base, use, test, said, tmp_path):
     with pytest.raises(AssertionError) as raised:
         run(type("Suite", (base,), {"use": use})(), test, tmp_path)
     assert said in str(raised.value)
+
+
+def test_every_kind_has_a_contract():
+    classes = [getattr(contracts, name) for name in contracts.__all__ if name.endswith("Contract")]
+    assert {cls.kind for cls in classes if hasattr(cls, "kind")} == set(KINDS)
