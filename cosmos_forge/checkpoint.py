@@ -55,7 +55,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], extra: Mapping[
             for name, entry in other.items():
                 index[name]["pieces"] += entry["pieces"]
         write_json(partial / "state.json", {"step": step, **(extra or {}), "tensors": index})
-        shutil.rmtree(final, ignore_errors=True)
+        _remove(final)
         partial.rename(final)
     _barrier()
     return final
@@ -71,7 +71,7 @@ def prune(folder: Path, keep: int) -> None:
     """Removes all but the newest `keep` checkpoints. Process 0 does it."""
     if _rank_and_size()[0] == 0:
         for state in sorted(folder.glob("step-*/state.json"))[:-keep]:
-            shutil.rmtree(state.parent)
+            _remove(state.parent)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -100,6 +100,13 @@ def load(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
             _fill(tensor, (0,) * tensor.ndim, name, entry["pieces"], checkpoint)
             whole[name[len(prefix) :]] = tensor
     return whole
+
+
+def _remove(folder: Path) -> None:
+    """Removes a checkpoint; from the first moment it no longer looks like one."""
+    if folder.exists():
+        folder = folder.rename(folder.with_name(f".{folder.name}.old.partial"))
+        shutil.rmtree(folder)
 
 
 def _fill(local: Tensor, offset: tuple[int, ...], name: str, pieces: list[dict[str, Any]], checkpoint: Path) -> None:

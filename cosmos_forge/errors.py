@@ -6,6 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+# Exit codes. FAILED: a stage broke. WRONG: the recipe or the machine is not right. NO_SPACE: of a worker alone, whose
+# disk is too full for words.
+DONE, FAILED, WRONG, NO_SPACE, INTERRUPTED = 0, 1, 2, 28, 130
+
 
 @dataclass(frozen=True)
 class Where:

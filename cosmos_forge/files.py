@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +24,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept: writers of videos and pictures choose their format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{_machine()}-{os.getpid()}.partial{path.suffix}")
     _remove(temporary)
     try:
         yield temporary
@@ -42,6 +46,23 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def sweep(folder: Path, shared: bool = False) -> None:
+    """Removes the temporaries that killed processes left in `folder` and below.
+
+    shared: others may be writing there; what living processes of this machine write stays, and what those of another
+    machine write stays for a day.
+    """
+    for path in folder.rglob(".*.partial*"):
+        if not (shared and _in_use(path)):
+            _remove(path)
+
+
+def no_space(error: BaseException) -> bool:
+    """Whether an error says that a disk, or a person's share of it, is full."""
+    # safetensors says so in words alone.
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or f"os error {errno.ENOSPC}" in str(error)
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file's content."""
     digest = hashlib.sha256()
@@ -49,6 +70,23 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _in_use(path: Path) -> bool:
+    found = re.search(r"\.([^.]+)-(\d+)\.partial", path.name)
+    try:
+        if not found or found[1] != _machine():
+            return path.stat().st_mtime > time.time() - 86400
+        os.kill(int(found[2]), 0)
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    except PermissionError:  # it lives, and is someone else's
+        return True
+    return True
+
+
+def _machine() -> str:
+    return platform.node().split(".")[0]
 
 
 def _remove(path: Path) -> None:

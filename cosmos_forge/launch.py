@@ -5,57 +5,80 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cosmos_forge import events
-from cosmos_forge.errors import ForgeError, show_path
-from cosmos_forge.files import write_json
+from cosmos_forge.errors import DONE, FAILED, INTERRUPTED, NO_SPACE, WRONG, ForgeError, Problem, show_path
+from cosmos_forge.files import no_space, sweep, write_json
 from cosmos_forge.run import Run, digest, hold
 from cosmos_forge.stages import STAGES
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
 
-DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 GRACE_SECONDS = 600.0  # for workers to end their step and save, once asked to stop; a second Ctrl-C cuts it short
 
 
 def run_plan(plan: Plan, stages: tuple[str, ...] | None = None, accept_changes: bool = False) -> int:
-    """Carries out the plan's stages, or the given ones anew, and shows them; returns the process's exit code."""
-    from cosmos_forge import view
+    """Carries out the plan's stages, or the given ones anew, and shows them; returns the process's exit code.
 
+    Raises ForgeError, before anything is written if it can be told by then.
+    """
+    free_port()
     again = stages is not None
     stages = stages or plan.stages
-    with hold(plan, stages, accept_changes) as (run, lock):
-        write_json(run.folder / "environment.json", environment())
-        log = events.EventLog(run.events)
-        offset = run.events.stat().st_size if run.events.exists() else 0
-        log.emit(events.RunStarted(plan.name, list(stages), show_path(plan.recipe)))
-        finished = threading.Event()
-        shown = threading.Thread(
-            target=view.show, args=(run.folder, lambda: not finished.is_set(), offset), daemon=True
-        )
-        shown.start()
-        try:
-            return _run_stages(plan, run, stages, again, log, lock)
-        finally:
-            finished.set()
-            shown.join()
+    previous = signal.signal(signal.SIGTERM, _raise_interrupt)
+    try:
+        with hold(plan, stages, accept_changes) as (run, lock):
+            sweep(run.folder)
+            sweep(plan.cache, shared=True)
+            write_json(run.folder / "environment.json", environment())
+            log = events.EventLog(run.events)
+            with _shown(run):
+                log.emit(events.RunStarted(plan.name, list(stages), show_path(plan.recipe)))
+                return _run_stages(plan, run, stages, again, log, lock)
+    except KeyboardInterrupt:  # between two stages
+        return INTERRUPTED
+    except OSError as error:
+        if no_space(error):
+            raise ForgeError(_full(plan)) from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def _shown(run: Run) -> Iterator[None]:
+    """Shows what is added to the run's events while the block lasts."""
+    from cosmos_forge import view
+
+    offset = run.events.stat().st_size if run.events.exists() else 0
+    finished = threading.Event()
+    shown = threading.Thread(target=view.show, args=(run.folder, lambda: not finished.is_set(), offset), daemon=True)
+    shown.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        shown.join()
 
 
 def _run_stages(plan: Plan, run: Run, stages: tuple[str, ...], again: bool, log: events.EventLog, lock: int) -> int:
     begin = time.time()
     for stage in stages:
-        if not again and run.is_done(stage, digest(plan, stage)):
+        if not again and not STAGES[stage].recurring and run.is_done(stage, digest(plan, stage)):
             log.emit(events.StageSkipped(stage))
             continue
         run.forget(stage)
@@ -64,6 +87,7 @@ def _run_stages(plan: Plan, run: Run, stages: tuple[str, ...], again: bool, log:
         log.emit(events.StageStarted(stage, workers.count))
         code = workers.wait()
         if code != DONE:
+            sweep(run.folder)  # the first thing that a full disk needs
             log.emit(workers.failed())
             return code
         log.emit(events.StageFinished(stage, time.time() - started))
@@ -89,8 +113,10 @@ class Workers:
         return self.plan.processes if STAGES[self.stage].parallel else 1
 
     def wait(self) -> int:
-        """Starts them and waits for all; a Ctrl-C or SIGTERM asks them to save and stop, a second one ends them."""
-        previous = signal.signal(signal.SIGTERM, _raise_interrupt)
+        """Starts them and waits for all; a Ctrl-C or SIGTERM asks them to save and stop, a second one ends them.
+
+        Returns the exit code.
+        """
         try:
             self._start()
             while any(process.poll() is None for process in self.processes):
@@ -101,13 +127,12 @@ class Workers:
             self._stop(GRACE_SECONDS)
         finally:
             self._stop(0.0)
-            signal.signal(signal.SIGTERM, previous)
         self._check()
         if self.interrupted:
             return INTERRUPTED
         if self.first_failed is None:
             return DONE
-        return FAILED
+        return WRONG if self.processes[self.first_failed].returncode in (WRONG, NO_SPACE) else FAILED
 
     def failed(self) -> events.StageFailed:
         """Why the stage ended, in the words of the process that failed first."""
@@ -119,6 +144,8 @@ class Workers:
         if told.exists():
             return events.StageFailed(self.stage, json.loads(told.read_text()), log)
         code = self.processes[rank].returncode
+        if code == NO_SPACE:
+            return events.StageFailed(self.stage, _full(self.plan).lines(), log)
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         lines = [f"error: process {rank} of {self.count} {how}", f"  fix: its last words stand in {log}"]
         if code == -signal.SIGKILL:
@@ -183,6 +210,14 @@ class Workers:
                 process.wait()
 
 
+def _full(plan: Plan) -> Problem:
+    """That there is no room for what the run writes."""
+    folders = [folder for folder in (plan.folder, plan.cache) if folder.exists()]
+    free = {show_path(folder): shutil.disk_usage(folder).free / 2**20 for folder in folders}
+    what = "; ".join(f"{folder} has {room:.0f} MiB left" for folder, room in free.items())
+    return Problem(f"no space is left on the disk: {what}", fix="free some, then the same command goes on")
+
+
 def free_port() -> int:
     """A port of this machine that nobody listens on; the one in MASTER_PORT must be free too."""
     wanted = os.environ.get("MASTER_PORT")
@@ -190,7 +225,7 @@ def free_port() -> int:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", int(wanted or 0)))
-        except OSError:
+        except (OSError, OverflowError):
             raise ForgeError(
                 f"port {wanted} (MASTER_PORT) is in use",
                 "unset MASTER_PORT to take any free port, or name another",

@@ -49,6 +49,11 @@ class Plan:
         return self.runs / self.name
 
     @property
+    def cache(self) -> Path:
+        """Where prepared clips lie, shared by runs."""
+        return Path(self.prepare.cache) if self.prepare.cache else self.runs / "cache"
+
+    @property
     def root(self) -> RunOptions:
         return cast(RunOptions, self.options(ROOT))
 

@@ -164,7 +164,7 @@ def hold(plan: Plan, stages: tuple[str, ...], accept_changes: bool) -> Iterator[
 
 
 def _lock(lock: int) -> bool:
-    """Takes the lock, also where those who have it are about to leave: a `forge watch` that looks, a killed run's workers."""
+    """Takes the lock, also from those about to let go: a `forge watch` that looks, the workers of a killed launcher."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -18,6 +19,10 @@ from cosmos_forge.options import nearest
 from cosmos_forge.run import is_running
 from cosmos_forge.view_picture import Picture
 from cosmos_forge.view_plain import Plain
+
+
+class _NobodyReads(Exception):
+    """The stream that the view writes to was closed at its other end."""
 
 
 class Screen(Protocol):
@@ -44,7 +49,8 @@ def show(folder: Path, alive: Callable[[], bool], offset: int = 0, stream: TextI
     What stands before `offset` is not told again but counts: the loss curve goes on from there. stream: a text file,
     by default standard output; a terminal gets the live display, anything else plain lines.
     """
-    _show(folder, alive, offset, stream or sys.stdout)
+    with suppress(_NobodyReads):
+        _show(folder, alive, offset, stream or sys.stdout)
 
 
 def watch(folder: Path) -> int:
@@ -58,7 +64,7 @@ def watch(folder: Path) -> int:
         raise ForgeError(f"there is no run in {show_path(folder)}", nearest(folder.name, runs))
     try:
         picture = _show(folder, lambda: is_running(folder), _last_attempt(path), sys.stdout)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, _NobodyReads):
         return 0
     return 0 if picture.outcome == "done" else 1
 
@@ -67,18 +73,21 @@ def _show(folder: Path, alive: Callable[[], bool], offset: int, stream: TextIO) 
     path = folder / "events.jsonl"
     known, picture, screen = len(_events_before(path, offset)), Picture(), _screen(folder, stream)
     try:
-        for stamped in follow(path, alive):
-            if stamped is not None:
-                known -= 1
-                if picture.add(stamped) and known < 0:
-                    screen.event(stamped, picture)
-            elif known < 0:
-                screen.pause(picture)
-        if known < 0:
-            picture.close()
-            screen.end(picture)
-    finally:
-        screen.close()
+        with closing(screen):
+            for stamped in follow(path, alive):
+                if stamped is not None:
+                    known -= 1
+                    if picture.add(stamped) and known < 0:
+                        screen.event(stamped, picture)
+                elif known < 0:
+                    screen.pause(picture)
+            if known < 0:
+                picture.close()
+                screen.end(picture)
+    except BrokenPipeError:
+        # As after `| head`. What the buffer still holds must go somewhere when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise _NobodyReads from None
     return picture
 
 

@@ -50,6 +50,7 @@ def _tries(picture: Picture, folder: Path) -> list[tuple[str, str]]:
     recipe = shlex.quote(show_path(folder / "recipe.toml"))
     parent = show_path(folder.parent)
     where = recipe if parent == "runs" else f"{recipe} --runs {shlex.quote(parent)}"
+    watched = shlex.quote(folder.name if parent == "runs" else show_path(folder))
     if picture.outcome == "failed":
         return [("check this machine", f"forge doctor {recipe}")]
     if picture.outcome != "done":
@@ -61,4 +62,4 @@ def _tries(picture: Picture, folder: Path) -> list[tuple[str, str]]:
         steps = 2 * picture.training.latest.steps
         tries.append(("train twice as long", f"forge run {where} --continue train.steps={steps}"))
     explain = ("see where each setting is from", f"forge explain {shlex.quote(picture.recipe)}")
-    return [*tries, *([explain] if picture.recipe else []), ("see this again", f"forge watch {folder.name}")]
+    return [*tries, *([explain] if picture.recipe else []), ("see this again", f"forge watch {watched}")]

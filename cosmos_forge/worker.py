@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cosmos_forge import events
-from cosmos_forge.errors import ForgeError
-from cosmos_forge.files import write_json
+from cosmos_forge import events, machine
+from cosmos_forge.errors import DONE, FAILED, NO_SPACE, WRONG, ForgeError
+from cosmos_forge.files import no_space, write_json
 from cosmos_forge.run import Run, digest
 from cosmos_forge.stages import STAGES
 from cosmos_forge.types import Context, World
@@ -37,16 +37,18 @@ def main(folder: str, stage: str) -> int:
         work(run, stage, rank)
     except ForgeError as error:
         write_json(run.failure(stage, rank), str(error).splitlines())
-        return 1
+        return WRONG
     except Exception as error:
+        if no_space(error):
+            return NO_SPACE
         import traceback
 
         traceback.print_exc()
         what = f"{type(error).__name__}: {error}".splitlines()
         log = run.log(stage, rank)
         write_json(run.failure(stage, rank), [f"error: {what[0]}", *what[1:6], f"  the traceback stands in {log}"])
-        return 1
-    return 0
+        return FAILED
+    return DONE
 
 
 def work(run: Run, stage: str, rank: int) -> None:
@@ -119,24 +121,13 @@ def load(target: str) -> Any:
 
 
 def files(download: Download) -> Path:
-    """The folder in which `fetch` has put a download."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(
-                download.repo,
-                repo_type=download.repo_type,
-                revision=download.revision,
-                allow_patterns=list(download.files),
-                local_files_only=True,
-            )
-        )
-    except LocalEntryNotFoundError:
+    """The folder in which `fetch` has put a download. Raises ForgeError where it is not there."""
+    folder = machine.snapshot(download)
+    if folder is None:
         raise ForgeError(
             f"{download.repo} is not on this machine", "put `fetch` first in the recipe's stages, or run `forge fetch`"
-        ) from None
+        )
+    return folder
 
 
 def _silent(event: events.Event) -> None:
@@ -163,4 +154,8 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    code = main(*sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # gloo's threads outlive the process group where DTensors hold it, and would abort Python's own way out.
+    os._exit(code)

@@ -72,10 +72,9 @@ class Cache:
     """A folder for what one component makes, under a digest of its settings; shared by all runs beside each other."""
 
     def __init__(self, plan: Plan, context: Context, table: str) -> None:
-        root = Path(plan.prepare.cache) if plan.prepare.cache else plan.runs / "cache"
         settings = [plan.use(table), plan.values(table), str(context.dtype)]
         name = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
-        self.folder = root / f"{table}-{name}"
+        self.folder = plan.cache / f"{table}-{name}"
 
     def path(self, content: str) -> Path:
         """Where tensors made from `content` (a fingerprint, or a caption) lie."""

@@ -78,4 +78,4 @@ def _write_video(frames_THWC: np.ndarray, fps: int, path: Path) -> None:
 
 def _part(path: Path) -> Path:
     """Where a file is written before it is whole; hidden, so that no dataset takes it for a clip."""
-    return path.with_name(f".{path.name}.{os.getpid()}")
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")

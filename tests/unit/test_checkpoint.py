@@ -12,7 +12,7 @@ from cosmos_forge import checkpoint
 from cosmos_forge.launch import free_port
 
 SHARDED = """
-import sys, torch, torch.distributed as dist
+import os, sys, torch, torch.distributed as dist
 from pathlib import Path
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
 from cosmos_forge import checkpoint
@@ -32,6 +32,7 @@ else:
         got = value.full_tensor() if hasattr(value, "full_tensor") else value
         assert torch.equal(got, whole[name]), name
 dist.destroy_process_group()
+os._exit(0)  # as workers do
 """
 
 
