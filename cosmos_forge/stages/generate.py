@@ -30,6 +30,8 @@ from cosmos_forge.worker import component, load
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
 
+SHEET_VIDEOS = 8  # at most on the contact sheet, spread over all
+
 
 @dataclass
 class Job:
@@ -251,7 +253,7 @@ def _finish(plan: Plan, run: Run, context: Context, jobs: list[Job]) -> None:
     """Process 0 sums up what all have made."""
     records = {job.name: json.loads((run.videos / f"{_file_name(job.name)}.json").read_text()) for job in jobs}
     rows: list[tuple[str, np.ndarray]] = []
-    for job in jobs[:8]:
+    for job in jobs[:: -(-len(jobs) // SHEET_VIDEOS)]:
         made, _ = video.read_media(run.videos / f"{_file_name(job.name)}.mp4")
         rows.append((f"{job.name}: generated", made))
         if job.truth_CTHW is not None:
