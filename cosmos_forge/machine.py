@@ -43,12 +43,31 @@ def hub_cache() -> Path:
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
 
 
-def is_downloaded(download: Download) -> bool:
-    """Whether every pattern of the download matches a file in the cache."""
-    repo = hub_cache() / f"{download.repo_type}s--{download.repo.replace('/', '--')}"
+def hub_folder(download: Download) -> Path:
+    """Where huggingface_hub keeps a repository, within its cache."""
+    return hub_cache() / f"{download.repo_type}s--{download.repo.replace('/', '--')}"
+
+
+def snapshot(download: Download) -> Path | None:
+    """The folder of the download's files; None where a pattern of the download matches no file in it."""
+    repo = hub_folder(download)
     ref = repo / "refs" / download.revision
-    snapshot = repo / "snapshots" / (ref.read_text().strip() if ref.is_file() else download.revision)
-    return snapshot.is_dir() and all(any(snapshot.glob(pattern)) for pattern in download.files)
+    folder = repo / "snapshots" / (ref.read_text().strip() if ref.is_file() else download.revision)
+    # A link that leads nowhere is no file.
+    here = all(any(path.exists() for path in folder.glob(pattern)) for pattern in download.files)
+    return folder if here else None
+
+
+def is_downloaded(download: Download) -> bool:
+    """Whether the files are on this machine."""
+    return snapshot(download) is not None
+
+
+def downloaded_gigabytes(download: Download) -> float:
+    """What the files on this machine weigh; 10^9 bytes."""
+    folder = snapshot(download)
+    files = {path for pattern in download.files for path in folder.glob(pattern)} if folder else set()
+    return sum(path.stat().st_size for path in files) / 1e9
 
 
 def _existing(folder: Path) -> Path:

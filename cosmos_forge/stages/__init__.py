@@ -12,7 +12,8 @@ from cosmos_forge.stages.options import ExportOptions, FetchOptions, GenerateOpt
 class Stage:
     """name: the recipe's table and the command. options: its keys. run: import string of `run(plan, run, context)`.
     tables: the component tables it builds from, which a recipe with this stage must have. parallel: whether it gets all the
-    processes that the parallelism asks for, or one.
+    processes that the parallelism asks for, or one. recurring: looks anew each time for what is left to do; its result may
+    vanish while the run stays as it was.
     """
 
     name: str
@@ -20,6 +21,7 @@ class Stage:
     run: str
     tables: tuple[str, ...]
     parallel: bool = False
+    recurring: bool = False
 
 
 _DATA = ("dataset", "latent_tokenizer", "text_encoder")
@@ -27,10 +29,14 @@ _DATA = ("dataset", "latent_tokenizer", "text_encoder")
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("fetch", FetchOptions, "cosmos_forge.stages.fetch:run", ()),
+        Stage("fetch", FetchOptions, "cosmos_forge.stages.fetch:run", (), recurring=True),
         Stage("prepare", PrepareOptions, "cosmos_forge.stages.prepare:run", (*_DATA, "parallelism"), parallel=True),
         Stage(
-            "train", TrainOptions, "cosmos_forge.stages.train:run", ("model", "method", "text_encoder", "parallelism"), parallel=True
+            "train",
+            TrainOptions,
+            "cosmos_forge.stages.train:run",
+            ("model", "method", "text_encoder", "parallelism"),
+            parallel=True,
         ),
         Stage("export", ExportOptions, "cosmos_forge.stages.export:run", ("model", "method")),
         Stage(

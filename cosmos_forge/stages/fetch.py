@@ -1,57 +1,106 @@
-"""fetch: downloads what the recipe's components need."""
+"""fetch: downloads what the recipe's components need, as far as it is not on this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import fcntl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
-from cosmos_forge import events
+from cosmos_forge import events, machine
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.run import Run
 
 if TYPE_CHECKING:
+    from cosmos_forge.hub import File
     from cosmos_forge.plan import Plan
+
+INTERVAL = 0.5  # seconds between reports
 
 
 def run(plan: Plan, run: Run, emit: Callable[[events.Event], None]) -> None:
-    """Leaves the files in the Hugging Face cache, where components find them again. Raises ForgeError."""
+    """Leaves the files in the Hugging Face cache, where components find them. Asks the hub for nothing that is there.
+
+    Raises ForgeError; the next attempt goes on where this one stopped.
+    """
     downloads = plan.downloads()
-    total = sum(download.gigabytes for download in downloads)
     if not downloads:
         emit(events.Note("nothing to download"))
-    done = 0.0
-    for download in downloads:
-        emit(events.Progress(download.repo, done, total, "GB"))
-        _snapshot(download)
-        done += download.gigabytes
-        emit(events.Progress(download.repo, done, total, "GB"))
+        return
+    with _turn(emit):
+        absent = [download for download in downloads if not machine.is_downloaded(download)]
+        present = sum(machine.downloaded_gigabytes(each) for each in downloads if each not in absent)
+        repositories = f"{len(downloads)} repositor{'y' if len(downloads) == 1 else 'ies'}"
+        if not absent:
+            emit(events.Note(f"{repositories}, {present:.1f} GB, all here already"))
+            return
+        from cosmos_forge import hub
+
+        files = hub.listing(absent)
+        total, here = sum(file.size for file in files) / 1e9, sum(file.here for file in files) / 1e9
+        emit(events.Note(f"{repositories}, {present + total:.1f} GB; {present + here:.1f} GB of it here already"))
+        _require_space(total - here)
+        _receive(files, emit)
+        for download in absent:
+            hub.lay_out(download)
 
 
-def _snapshot(download: object) -> None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+def _receive(files: list[File], emit: Callable[[events.Event], None]) -> None:
+    """Downloads the files one after the other, reporting how much of all of them is here."""
+    from cosmos_forge import hub
 
-    from cosmos_forge.options import Download
+    tell = _Teller(emit)
+    done, total = 0, sum(file.size for file in files)
+    for file in files:
+        if not file.blob.exists():
+            checking = f"checking {file.name}"
+            hub.receive(file, partial(tell, file.download.repo, total, done), partial(tell, checking, file.size, 0))
+        done += file.size
+        tell(file.download.repo, total, 0, done)
 
-    assert isinstance(download, Download)
-    try:
-        snapshot_download(
-            download.repo,
-            repo_type=download.repo_type,
-            revision=download.revision,
-            allow_patterns=list(download.files),
+
+class _Teller:
+    """Says how far things are, not more often than a person reads; always when something is done."""
+
+    def __init__(self, emit: Callable[[events.Event], None]) -> None:
+        self._emit = emit
+        self._last = float("-inf")
+
+    def __call__(self, what: str, total: int, before: int, more: int) -> None:
+        """`before` + `more` of `total` bytes."""
+        done, now = before + more, time.monotonic()
+        if now - self._last >= INTERVAL or done == total:
+            self._last = now
+            self._emit(events.Progress(what, done / 1e9, total / 1e9, "GB"))
+
+
+def _require_space(gigabytes: float) -> None:
+    folder = machine.hub_cache()
+    free = machine.free_gigabytes(folder)
+    if free < gigabytes:
+        raise ForgeError(
+            f"no disk space: {gigabytes:.1f} GB are to come to {folder}, {free:.1f} GB are free",
+            "free some, or choose another disk by HF_HOME",
         )
-    except GatedRepoError:
+
+
+@contextmanager
+def _turn(emit: Callable[[events.Event], None]) -> Iterator[None]:
+    """Waits until no other run downloads to this cache: two that append to one file would spoil it."""
+    cache = machine.hub_cache()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        lock = (cache / ".forge.lock").open("w")
+    except OSError as error:
         raise ForgeError(
-            f"{download.repo} asks you to accept its terms first",
-            f"accept them on the page of {download.repo}, then `hf auth login`",
+            f"cannot write to {cache}: {error.strerror}", "HF_HOME chooses another folder for downloads"
         ) from None
-    except RepositoryNotFoundError:
-        raise ForgeError(
-            f"{download.repo} does not exist or is not yours to read", "check the name; `hf auth login` with a token"
-        ) from None
-    except (HfHubHTTPError, OSError) as error:
-        raise ForgeError(
-            f"{download.repo} could not be downloaded: {error}".splitlines()[0],
-            "run the same command again, it goes on where it stopped; HF_HUB_OFFLINE=1 uses what is on this machine",
-        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            emit(events.Note("waiting for another run that is downloading"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
