@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Assembly:
-    """All that training changes. parameters: those that train, by name. step: optimizer steps done. pending: losses of steps
-    that were not reported before the checkpoint."""
+    """All that training changes. parameters: those that train, by name. step: optimizer steps done. pending: losses of
+    steps that were not reported before the checkpoint."""
 
     model: Model
     parameters: dict[str, nn.Parameter]

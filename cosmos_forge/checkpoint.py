@@ -4,15 +4,16 @@
       state.json            {"step": ..., "tensors": {name: {"shape": ..., "pieces": [{file, offset, shape}]}}}
       rank-00000.safetensors  what process 0 held, and so on
 
-Every process writes the pieces of DTensors that it holds; what all hold alike is written once. A piece is placed by its offset in
-the whole tensor, so any number of processes can read what any other number wrote. The folder is given its name last.
+Every process writes the pieces of DTensors that it holds; what all hold alike is written once. A piece is placed by its
+offset in the whole tensor, so any number of processes can read what any other number wrote. The folder is given its name
+last. torch's own distributed checkpoint keeps its index as a pickle, which opening a shared run must not execute.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def restore(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Fills `tensors` in place, each process the pieces that it holds. Raises KeyError for a name that was not saved."""
+    """Fills `tensors` in place, each process what it holds of them. Raises KeyError for a name that was not saved."""
     index = read_state(checkpoint)["tensors"]
     for name, tensor in tensors.items():
         offset, local = _piece(tensor)
@@ -139,7 +140,7 @@ def _writes(tensor: Tensor, rank: int) -> bool:
     """Whether this process writes its piece: the first of those that hold the same."""
     if not isinstance(tensor, DTensor):
         return rank == 0
-    where = tensor.device_mesh.get_coordinate() or []
+    where: Sequence[int] = tensor.device_mesh.get_coordinate() or ()
     return all(
         index == 0
         for index, placement in zip(where, tensor.placements, strict=True)

@@ -1,7 +1,7 @@
 """What happens in a run, one line each. The only way out of a worker.
 
-A worker appends events to `events.jsonl`; the view, `forge watch` and tests follow the file. Each line is a JSON object:
-the event's fields, `event` (its class) and `time` (seconds since 1970).
+A worker appends events to `events.jsonl`; the view, `forge watch` and tests follow the file. Each line is a JSON
+object: the event's fields, `event` (its class) and `time` (seconds since 1970).
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ class Progress(Event):
 class Step(Event):
     """One optimizer step (1-based) of `steps`.
 
-    loss: what is differentiated. metrics: others by name. lr: learning rate used. grad_norm: before clipping. seconds: wall time
-    a step since the last report. samples_per_second: of the global batch. data_wait: share of that time spent waiting for
-    data, 0 to 1. memory_gib: peak of this process (GPU if there is one, else resident).
+    loss: what is differentiated. metrics: others by name. lr: learning rate used. grad_norm: before clipping. seconds:
+    wall time a step since the last report. samples_per_second: of the global batch. data_wait: share of that time spent
+    waiting for data, 0 to 1. memory_gib: peak of this process (GPU if there is one, else resident).
     """
 
     step: int

@@ -1,7 +1,7 @@
 """The hooks a plugin may implement: one a kind of component.
 
-A plugin is an installed package with an entry point in the group `cosmos_forge` whose value is a module holding functions
-marked `@hookimpl`. Each receives `register` and calls it once for every component it offers:
+A plugin is an installed package with an entry point in the group `cosmos_forge` whose value is a module holding
+functions marked `@hookimpl`. Each receives `register` and calls it once for every component it offers:
 
     @hookimpl
     def register_samplers(register):

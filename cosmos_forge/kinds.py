@@ -60,8 +60,8 @@ class LatentTokenizerOptions(Protocol):
 class LatentTokenizer(Protocol):
     """Video to latents of about zero mean and unit deviation, and back.
 
-    Causal in time: the first latent frame depends on the first frame alone, and the latents of a clip's beginning are the
-    beginning of its latents; so the given frames of a video to be generated can be encoded by themselves.
+    Causal in time: the first latent frame depends on the first frame alone, and the latents of a clip's beginning are
+    the beginning of its latents; so the given frames of a video to be generated can be encoded by themselves.
     """
 
     def encode(self, video_BCTHW: Tensor) -> Tensor:

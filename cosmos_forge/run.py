@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from cosmos_forge import events
 from cosmos_forge.errors import ForgeError, Problem, show_path
+from cosmos_forge.events import Artifact
 from cosmos_forge.files import sha256, write_json
 from cosmos_forge.stages import STAGES
 
@@ -83,14 +84,14 @@ class Run:
         """Names a complete file or folder that the stage at work leaves behind."""
         self._artifacts[name] = path
 
-    def finish(self, stage: str, digest: str) -> list[events.Artifact]:
+    def finish(self, stage: str, digest: str) -> list[Artifact]:
         """Records that a stage is done, with a checksum of each file it left."""
         artifacts = {
             name: {"path": str(path.relative_to(self.folder)), "sha256": _checksums(path)}
             for name, path in self._artifacts.items()
         }
         write_json(self.folder / "stages" / f"{stage}.json", {"digest": digest, "artifacts": artifacts})
-        return [events.Artifact(name, entry["path"]) for name, entry in artifacts.items()]
+        return [Artifact(name, entry["path"]) for name, entry in artifacts.items()]
 
     def is_done(self, stage: str, digest: str) -> bool:
         """Whether the stage finished with these settings and all it left is still there."""
@@ -141,7 +142,7 @@ def hold(plan: Plan, stages: tuple[str, ...], accept_changes: bool) -> Iterator[
     """Takes the plan's run directory for this process; yields it with the lock's descriptor, to be inherited by workers
     so that the run stays taken until the last of them is gone.
 
-    Raises ForgeError where another process holds it, or where it was made with another plan and `accept_changes` is off.
+    Raises ForgeError where another process holds it, or it was made with another plan and `accept_changes` is off.
     """
     run = Run(plan.folder)
     try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def run(plan: Plan, run: Run, context: Context) -> None:
-    """Leaves `export/<what the method trained>.safetensors` and, merged into whole weights, `export/model.safetensors`."""
+    """Leaves `export/<what the method trained>.safetensors`, and `export/model.safetensors` with it merged in."""
     newest = checkpoint.latest(run.checkpoints)
     if newest is None:
         raise ForgeError("there is no checkpoint to export", "run the stage `train` first")
@@ -49,7 +49,7 @@ def run(plan: Plan, run: Run, context: Context) -> None:
             run.leave(name, run.export / name)
     if plan.export.merge or alone == whole:
         merged = method.merge(base, result.tensors)
-        unlike = [name for name in base.keys() ^ merged.keys()]
+        unlike = list(base.keys() ^ merged.keys())
         if unlike:
             raise ForgeError(f"merging changed which weights there are: {', '.join(sorted(unlike)[:8])}")
         with atomic(whole) as temporary:

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> None:
     """Leaves `checkpoints/`, of which the newest is taken up if there is one.
 
-    Raises ForgeError where there is nothing to train on. All randomness is a function of the seed and of a sample's place
-    in training, so a resumed run repeats an undisturbed one bit by bit, and any number of processes sees the same samples.
+    Raises ForgeError where there is nothing to train on. All randomness is a function of the seed and of a sample's
+    place in training, so a resumed run repeats an undisturbed one bit by bit, and any number of processes sees the same
+    samples.
     """
     options, world = plan.train, context.world
     clips = [clip for clip in read_index(run.prepared) if not clip.held_out]
@@ -61,8 +62,9 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
             losses.append(loss)
 
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, options.clip_norm)
-        # A step with gradients that are not finite is left out without asking the device: fused AdamW reads the flag itself.
-        optimizer.grad_scale, optimizer.found_inf = None, (~torch.isfinite(_whole(grad_norm))).float()
+        # A step with gradients that are not finite is left out without asking the device: fused AdamW reads the flag.
+        optimizer.grad_scale = None  # type: ignore[attr-defined]
+        optimizer.found_inf = (~torch.isfinite(_whole(grad_norm))).float()  # type: ignore[attr-defined]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if work.ema:

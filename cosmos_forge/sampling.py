@@ -1,0 +1,130 @@
+"""From given frames and prompts to frames: what `generate` computes, one component in memory at a time."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cosmos_forge import events
+from cosmos_forge.compiling import compile_blocks
+from cosmos_forge.data import generator, pad_text
+from cosmos_forge.kinds import LatentTokenizer, Model, Sampler
+from cosmos_forge.stages.prepare import Cache, encode_texts
+from cosmos_forge.types import Condition, Context, TextEmbedding
+from cosmos_forge.worker import component, load
+
+if TYPE_CHECKING:
+    from cosmos_forge.plan import Plan
+
+
+@dataclass
+class Job:
+    """One video to make. given_CTHW: uint8 frames to go on from. truth_CTHW: the whole clip, where it is known."""
+
+    name: str
+    prompt: str
+    fps: float
+    given_CTHW: Tensor
+    truth_CTHW: Tensor | None
+
+
+def embed_texts(
+    plan: Plan, context: Context, prompts: list[str], negative: str | None
+) -> dict[str | None, TextEmbedding]:
+    """Embeddings by prompt, from the cache that `prepare` fills too."""
+    cache = Cache(plan, context, "text_encoder")
+    wanted = sorted({*prompts, *([negative] if negative else [])})
+    encode_texts(plan, context, cache, wanted)
+    _free(context)
+    return {prompt: pad_text(load_file(cache.path(prompt))["tokens"].float(), plan.max_tokens) for prompt in wanted}
+
+
+def encode_given(plan: Plan, context: Context, jobs: list[Job]) -> list[Tensor]:
+    """Latents of each job's given frames alone, which causality makes exact."""
+    tokenizer: LatentTokenizer = component(plan, "latent_tokenizer", context)
+    latents = []
+    for job in jobs:
+        pixels = job.given_CTHW[None].to(context.device, torch.float32) / 127.5 - 1
+        latents.append(tokenizer.encode(pixels).float().cpu())
+    return latents
+
+
+def sample(
+    plan: Plan,
+    context: Context,
+    weights: Path | str | None,
+    jobs: list[Job],
+    texts: dict[str | None, TextEmbedding],
+    given: list[Tensor],
+    label: str,
+) -> list[Tensor]:
+    """Latents of each job's video, on the CPU."""
+    options = plan.generate
+    entry = plan.tables["model"]
+    model: Model = load(entry.build)(
+        entry.options.model_copy(update={"weights": str(weights) if weights else None}), context
+    )
+    model.load()
+    model.net.eval().requires_grad_(False)
+    compile_blocks(model.net, model.blocks, plan.root.compile, context)
+    sampler: Sampler = component(plan, "sampler", context)
+    shape = plan.options("latent_tokenizer").latent_shape(*plan.video_size())
+    what = "videos" if label == "generated" else "videos of the base"
+    steps = plan.options("sampler").steps
+    latents = []
+    for index, (job, known) in enumerate(zip(jobs, given, strict=True)):
+        whole = torch.zeros(1, *shape)
+        whole[:, :, : known.shape[2]] = known
+        condition = Condition(
+            latents_BCTHW=whole.to(context.device),
+            given=known.shape[2],
+            text=_on(texts[job.prompt], context),
+            negative_text=_on(texts[options.negative_prompt], context) if options.negative_prompt else None,
+            fps_B=torch.tensor([job.fps], device=context.device),
+            seed=options.seed,
+        )
+        noise = torch.randn(1, *shape, generator=generator(options.seed, "video", job.name)).to(context.device)
+
+        def on_step(step: int, index: int = index) -> None:
+            context.emit(events.Progress(what, index + min(step / steps, 1.0), len(jobs), "videos"))
+
+        with torch.no_grad():
+            x0 = sampler.sample(
+                model.denoiser(condition, options.guidance),
+                noise,
+                generator(options.seed, "sampler", job.name),
+                on_step,
+            )
+        latents.append((x0 / model.sigma_data).cpu())
+        context.emit(events.Progress(what, index + 1, len(jobs), "videos"))
+    del model
+    _free(context)
+    return latents
+
+
+def decode(plan: Plan, context: Context, latents: list[Tensor]) -> list[Tensor]:
+    """Frames of each video, uint8 CTHW."""
+    tokenizer: LatentTokenizer = component(plan, "latent_tokenizer", context)
+    videos = []
+    for each in latents:
+        pixels = tokenizer.decode(each.to(context.device))[0]
+        videos.append(((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu())
+    del tokenizer
+    _free(context)
+    return videos
+
+
+def _on(text: TextEmbedding, context: Context) -> TextEmbedding:
+    return TextEmbedding(text.tokens_BLD.to(context.device), text.mask_BL.to(context.device))
+
+
+def _free(context: Context) -> None:
+    gc.collect()
+    if context.device.type == "cuda":
+        torch.cuda.empty_cache()
