@@ -1,0 +1,45 @@
+"""The benchmarks run, at a size a CPU manages, and say what they promise; their figures mean nothing here."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SMALL = ["--device", "cpu", "--frames", "9", "--height", "64", "--width", "64", "--repeats", "1"]
+WHO = ("cosmos_forge", "diffusers")
+
+
+def output_of(script, *options):
+    command = [sys.executable, str(BENCHMARKS / script), *SMALL, *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="compiling for a CPU needs g++")
+def test_forward():
+    said = output_of("forward.py", "--variant", "tiny")
+    assert "32 tokens" in said
+    assert re.findall(r"^\| (cosmos_forge.*?) \|", said, re.MULTILINE) == [
+        "cosmos_forge, eager",
+        "cosmos_forge, blocks compiled",
+    ]
+    assert "attention by torch's flash_attention_for_cpu" in said
+    difference = float(re.search(r"differ by (\S+) of", said)[1])
+    assert 0 < difference < 0.02  # bfloat16 has 8 bits; compiled kernels round less often
+
+
+@pytest.mark.slow
+def test_tokenizer_beside_its_peer():
+    pytest.importorskip("diffusers")
+    said = output_of("tokenizer.py", "--peer", "diffusers")
+    rows = re.findall(r"^\| (\S+, (?:en|de)code) .* (\d\.\d{3}) \|$", said, re.MULTILINE)
+    assert [name for name, _ in rows] == [f"{who}, {what}" for what in ("encode", "decode") for who in WHO]
+    assert [ratio for name, ratio in rows if name.startswith("diffusers")] == ["1.000", "1.000"]
