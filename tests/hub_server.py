@@ -20,8 +20,8 @@ BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class Repo:
-    """files: content by path. gated: "" or the one token that is let in. private: the same, but others are told that there
-    is no such repository."""
+    """files: content by path. gated: "" or the one token that is let in. private: the same, but others are told that
+    there is no such repository."""
 
     files: Mapping[str, bytes]
     gated: str = ""
@@ -41,8 +41,9 @@ class Request:
 
 @dataclass
 class HubServer:
-    """repos: by "models/owner/name" or "datasets/owner/name". breaks: for a file's content, after how many bytes the next
-    connections end. status: an HTTP status to answer everything with."""
+    """repos: by "models/owner/name" or "datasets/owner/name". breaks: for a file's content, after how many bytes each of
+    the next connections ends. damage: files whose content arrives as zeros. status: to answer everything with.
+    contents: every request for content, in order."""
 
     repos: dict[str, Repo] = field(default_factory=dict)
     breaks: dict[str, list[int]] = field(default_factory=dict)

@@ -11,9 +11,9 @@ from cosmos_forge.stages.options import ExportOptions, FetchOptions, GenerateOpt
 @dataclass(frozen=True)
 class Stage:
     """name: the recipe's table and the command. options: its keys. run: import string of `run(plan, run, context)`.
-    tables: the component tables it builds from, which a recipe with this stage must have. parallel: whether it gets all the
-    processes that the parallelism asks for, or one. recurring: looks anew each time for what is left to do; its result may
-    vanish while the run stays as it was.
+    tables: the component tables it builds from, which a recipe with this stage must have. parallel: whether it gets all
+    the processes that the parallelism asks for, or one. recurring: looks anew each time for what is left to do, since
+    what it leaves lies outside the run.
     """
 
     name: str

@@ -67,7 +67,7 @@ class TokenizerOptions(Options):
 PUBLISHED = Download(
     "nvidia/Cosmos-Tokenize1-CV8x8x8-720p",
     ("encoder.jit", "decoder.jit", "mean_std.pt", "image_mean_std.pt"),
-    gigabytes=0.43,  # of 105,653,696 parameters, were all in float32
+    gigabytes=0.23,  # 105,653,696 parameters in bfloat16 and their code, as CV8x8x8's first release weighs
     licence="NVIDIA Open Model License",
 )
 

@@ -39,21 +39,23 @@ class VideoFolder:
 
     def __init__(self, options: VideoFolderOptions, context: Context) -> None:
         self.options = options
-        if what := missing(options.folder):
+        self.folder = context.files(options.needs()[0]) if options.path is None else Path(options.path).expanduser()
+        if what := missing(self.folder, options.videos):
             raise ForgeError(what, fix=LAYOUT)
         self.windows: list[Window] = []
         self.rejected: list[Rejected] = []
-        files = sorted(path for path in (options.folder / "videos").iterdir() if not path.name.startswith("."))
+        videos = self.folder / options.videos
+        files = sorted(path for path in videos.iterdir() if not path.name.startswith("."))
         with ThreadPoolExecutor(8) as pool:
             for path, found in zip(files, pool.map(self._windows, files), strict=True):
                 if isinstance(found, str):
-                    self.rejected.append(Rejected(f"videos/{path.name}", found))
+                    self.rejected.append(Rejected(f"{options.videos}/{path.name}", found))
                 else:
                     self.windows.extend(found)
         if options.caption is None:
-            self.rejected.extend(captions_alone(options.folder))
+            self.rejected.extend(captions_alone(self.folder, videos))
         if not self.windows:
-            none = Problem(f"none of the videos in {options.folder / 'videos'} can be used", fix="see what follows")
+            none = Problem(f"none of the videos in {videos} can be used", fix="see what follows")
             raise ForgeError([none, *(Problem(f"{item.key}: {item.reason}") for item in self.rejected)])
 
     def __len__(self) -> int:
@@ -92,7 +94,7 @@ class VideoFolder:
             return "only *.mp4 files are read"
         try:
             found = probe(video)
-            caption = self.options.caption or read_caption(self.options.folder / "metas" / f"{video.stem}.txt")
+            caption = self.options.caption or read_caption(self.folder / "metas" / f"{video.stem}.txt")
         except Unreadable as error:
             return str(error)
         span = self.options.span
@@ -115,9 +117,9 @@ def read_caption(path: Path) -> str:
     return caption
 
 
-def captions_alone(folder: Path) -> list[Rejected]:
+def captions_alone(folder: Path, videos: Path) -> list[Rejected]:
     """Captions without a video."""
-    stems = {path.stem for path in (folder / "videos").iterdir() if is_video(path)}
+    stems = {path.stem for path in videos.iterdir() if is_video(path)}
     return [
         Rejected(f"metas/{path.name}", "there is no video of this name")
         for path in sorted((folder / "metas").glob("*.txt"))

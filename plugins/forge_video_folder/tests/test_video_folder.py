@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,24 @@ def test_real_clips(tmp_path):
     clip = dataset[8]
     assert (clip.frames_CTHW.shape, clip.fps) == ((3, 57, 128, 208), 24.0)
     assert clip.frames_CTHW.float().std() > 20
+
+
+def test_videos_from_the_hub(folder):
+    """As Cosmos-NeMo-Assets keeps them: a folder of videos with a name of its own, and no captions."""
+    shutil.rmtree(folder / "metas")
+    (folder / "videos").rename(folder / "example_data")
+    options = VideoFolderOptions(
+        repo="someone/clips", videos="example_data", caption="Waves.", num_frames=5, height=32, width=32
+    )
+    (need,) = options.needs()
+    assert (need.repo, need.repo_type, need.files) == ("someone/clips", "dataset", ("example_data/*.mp4",))
+    context = replace(make_context(folder.parent), files={need: folder}.__getitem__)
+    assert len(VideoFolder(options, context)) == 4
+    assert VideoFolderOptions(repo="a/b").needs()[0].files == ("videos/*.mp4", "metas/*.txt")
+
+
+def test_videos_come_from_one_place():
+    for values in ({}, {"path": "data", "repo": "someone/clips"}):
+        with pytest.raises(ValueError, match="either `path`, a folder, or `repo`"):
+            VideoFolderOptions(**values)
+    assert VideoFolderOptions(path="data").needs() == []
