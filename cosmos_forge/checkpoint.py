@@ -5,7 +5,7 @@
       rank-00000.safetensors  what process 0 held, and so on
 
 Every process writes the pieces of DTensors that it holds; what all hold alike is written once. A piece is placed by its
-offset in the whole tensor, so any number of processes can read what any other number wrote. The folder is given its name
+offset in the whole tensor, so any number of processes can read what any other number wrote. The folder gets its name
 last. torch's own distributed checkpoint keeps its index as a pickle, which opening a shared run must not execute.
 """
 

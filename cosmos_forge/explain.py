@@ -201,7 +201,7 @@ def _columns(rows: Sequence[Sequence[str]]) -> str:
 def first_steps() -> str:
     """What to do first, with the recipes that come along: their names and first comments."""
     shipped = shipped_recipes()
-    first = next(iter(sorted(shipped, key=lambda name: not name.startswith("quickstart"))), "recipe.toml")
+    first = "quickstart.toml" if "quickstart.toml" in shipped else "recipe.toml"
     steps = [
         ("  forge doctor", "checks this machine"),
         (f"  forge explain {first}", "shows what would be done"),

@@ -112,6 +112,11 @@ class Plan:
         """Every key of a table with its value, as TOML knows them."""
         return self.table(name).values()
 
+    def settings(self, name: str) -> dict[str, Any]:
+        """As `values`, but without those that are at their default."""
+        table = self.table(name)
+        return {"use": table.use} | table.options.model_dump(mode="json", exclude_defaults=True)
+
     def where(self, table: str, key: str = "") -> Where | None:
         """Where the value of a key was given; for a default, where its table begins."""
         return place(self.origins, table, key)
@@ -191,7 +196,7 @@ def load_plan(folder: Path) -> Plan:
 
 
 def changes(recipe: Path, plan: Plan) -> list[Change]:
-    """How `plan` differs from an earlier one that was written to `recipe`."""
+    """How `plan` differs from an earlier one, written to `recipe`. A default that is newer than that is no change."""
     old = read_recipe(recipe).values
     new = {table: plan.values(table) for table in plan.tables}
     return [
@@ -199,7 +204,7 @@ def changes(recipe: Path, plan: Plan) -> list[Change]:
         for table in dict.fromkeys([*old, *new])
         for before, after in [(old.get(table, {}), new.get(table, {}))]
         for key in dict.fromkeys([*before, *after])
-        if before.get(key) != after.get(key)
+        if before.get(key) != after.get(key) and (key in before or key in plan.settings(table))
     ]
 
 

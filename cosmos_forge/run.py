@@ -122,7 +122,10 @@ class Run:
 
 
 def digest(plan: Plan, stage: str) -> str:
-    """Of every setting that the stage's result depends on: its tables and those of the stages before it."""
+    """Of every setting that the stage's result depends on: its tables and those of the stages before it.
+
+    Settings at their default do not count, so that a run outlives a version that adds one.
+    """
     order = list(STAGES)
     tables = {""}
     for name in order[: order.index(stage) + 1]:
@@ -131,7 +134,7 @@ def digest(plan: Plan, stage: str) -> str:
     values = {
         f"{table}.{key}": value
         for table in sorted(tables & set(plan.tables))
-        for key, value in plan.values(table).items()
+        for key, value in plan.settings(table).items()
         if (table, key) not in _INDIFFERENT
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
