@@ -34,6 +34,17 @@ class Video2WorldOptions(Options):
         description="file or folder, run:NAME for what a run exported, or fresh to start from nothing; default: the "
         "published ones (nvidia/Cosmos-Predict1-*-Video2World), for tiny fresh ones",
     )
+    averaged: bool = Field(
+        False, description="take the averaged weights (EMA) of a training file of Cosmos that holds both"
+    )
+    lora_scale: float = Field(
+        1.0, description="of adapters found in a training file of Cosmos, which are merged in; 1 as in Cosmos"
+    )
+    allow_missing: list[str] = Field(
+        [],
+        description="names that the weights may lack, with * for any text; net.extra_pos_embedder.* for files trained "
+        "without that embedding, which are then read as such",
+    )
     rope_precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="of rotary angles; auto: as the network computes, like Cosmos, which was trained in bf16"
     )

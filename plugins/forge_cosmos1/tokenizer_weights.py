@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cosmos_forge import ForgeError
+from forge_cosmos1.archive import Stored, read_archive, read_torchscript
 from forge_cosmos1.tokenizer_options import LATENT_CHANNELS
-from forge_cosmos1.torchscript import read_torchscript
 
 LISTED = 12  # keys that an error shows
 
@@ -39,13 +37,13 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     pair = [folder / "encoder.jit", folder / "decoder.jit"]
     tensors = sorted(folder.glob("*.safetensors"))
     if all(path.exists() for path in pair):
-        parts = [_read(path, read_torchscript) for path in pair]
+        parts = [read_torchscript(path) for path in pair]
     elif (folder / "autoencoder.jit").exists():
-        parts = [_read(folder / "autoencoder.jit", read_torchscript)]
+        parts = [read_torchscript(folder / "autoencoder.jit")]
     elif (folder / "model.pt").exists():
-        parts = [_read(folder / "model.pt", _load_pt)]
+        parts = [_load_pt(folder / "model.pt")]
     elif tensors:
-        parts = [_read(path, load_file) for path in tensors]
+        parts = [_load_safetensors(path) for path in tensors]
     else:
         raise ForgeError(
             f"{folder} holds no weights of a tokenizer",
@@ -61,7 +59,7 @@ def read_statistics(folder: Path, frames: int, pictures: bool = False) -> Statis
     name = "image_mean_std.pt" if pictures else "mean_std.pt"
     config = folder / "config.json"
     if (folder / name).exists():
-        path, (mean, std) = folder / name, _read(folder / name, _load_pt)
+        path, (mean, std) = folder / name, _load_pt(folder / name)
     elif config.exists() and not pictures:
         values = json.loads(config.read_text())
         path, mean, std = config, *(torch.tensor(values.get(f"latents_{what}") or []) for what in ("mean", "std"))
@@ -124,19 +122,15 @@ def from_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _load_pt(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """The tensors of a dict or of a sequence of them."""
+    content = read_archive(path)
+    if isinstance(content, dict):
+        return {name: value.read() for name, value in content.items() if isinstance(value, Stored)}
+    return [value.read() for value in content]
 
 
-def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        return reader(path)
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        SafetensorError,
-    ) as error:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
         raise ForgeError(f"{path} cannot be read: {error}", "download it again") from error

@@ -110,7 +110,16 @@ class Video2World:
             context.emit(Note(f"fresh weights, seed {context.seed}"))
         else:
             path = context.resolve(options.weights) if options.weights else context.files(options.needs()[0])
-            context.emit(Note(weights.load(self.net, path, context.device, context.dtype)))
+            said = weights.load(
+                self.net,
+                path,
+                context.device,
+                context.dtype,
+                averaged=options.averaged,
+                lora_scale=options.lora_scale,
+                allow_missing=options.allow_missing,
+            )
+            context.emit(Note(said))
 
     def loss(self, batch: Batch, generators: Sequence[torch.Generator]) -> Loss:
         return self.loss_of(batch, self.draw(batch, generators))

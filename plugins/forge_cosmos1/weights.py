@@ -1,54 +1,92 @@
 """Fills a network that was built on the meta device: from a file of weights, or afresh.
 
-Read are safetensors (one file, or several with an index) and the reference's `.pt` files, never by unpickling code.
-Every key is accounted for: the reference's own loader drops what does not fit without a word, and the result is noise.
+Every name is accounted for: the reference's own loader drops what does not fit without a word, and the result is noise.
+Tensors are read one at a time, straight into their place; so the host never holds more than one beside the network.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from cosmos_forge import ForgeError
+from forge_cosmos1.weights_files import Weights, open_weights
 
-CONSTANTS = {"net.pos_embedder.seq"}  # 0, 1, 2, ..: known without a file
-WRAPPERS = ("model", "module", "state_dict")  # under which training files keep the weights
-LISTED = 8  # keys that an error shows of each sort
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A tensor of a file, not read yet."""
-
-    shape: tuple[int, ...]
-    read: Callable[[], Tensor]
+CONSTANTS = ("net.pos_embedder.seq",)  # 0, 1, 2, ..: known without a file
+LISTED = 8  # names that an error shows of each sort
 
 
-def load(net: nn.Module, path: Path, device: torch.device, dtype: torch.dtype) -> str:
-    """Fills `net` from `path` (a file, or a folder with one), tensor by tensor; returns a line that says so.
+def load(
+    net: nn.Module,
+    path: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    averaged: bool = False,
+    lora_scale: float = 1.0,
+    allow_missing: Sequence[str] = (),
+) -> str:
+    """Fills `net` from `path` (see `open_weights`), tensor by tensor; returns a line that says how.
 
-    Parameters get `dtype`, buffers stay float32. Raises ForgeError listing every missing, unexpected or misshapen key.
+    Parameters get `dtype`, buffers stay float32. allow_missing: patterns of names that the file may lack. Raises
+    ForgeError listing every missing, unexpected or misshapen name.
     """
-    wanted, found = net.state_dict(), entries(path)
-    _require_match(wanted, found, path)
-    for name in wanted:
-        if name in found:
-            place(net, name, found[name].read(), device, dtype)
-        else:
-            place(net, name, fresh(name, wanted[name].shape, torch.Generator()), device, dtype)
-    total = sum(name.startswith("net.") for name in wanted)
-    read = sum(name.startswith("net.") for name in found)
-    return f"{read} of {total} tensors of the network read from {path}"
+    weights, wanted = open_weights(path, averaged, lora_scale), net.state_dict()
+    missing = match({name: value.shape for name, value in wanted.items()}, weights, allow_missing)
+    generator = torch.Generator().manual_seed(0)
+    for name, value in wanted.items():
+        entry = weights.entries.get(name)
+        place(net, name, entry.read() if entry else absent(name, value.shape, generator), device, dtype)
+    return account(wanted, weights, missing)
+
+
+def match(wanted: Mapping[str, torch.Size], weights: Weights, allow_missing: Sequence[str] = ()) -> list[str]:
+    """Names that the file may lack and does, constants aside. Raises ForgeError listing all that does not fit."""
+    found = weights.entries
+    lacking = [name for name in wanted if name not in found and name not in CONSTANTS]
+    excused = [name for name in lacking if any(fnmatchcase(name, each) for each in (*weights.lacks, *allow_missing))]
+    sorts = {
+        "missing": [name for name in lacking if name not in excused],
+        "unexpected": [name for name in found if name not in wanted],
+        "of another shape": [
+            f"{name} ({list(found[name].shape)}, not {list(shape)})"
+            for name, shape in wanted.items()
+            if name in found and found[name].shape != tuple(shape)
+        ],
+    }
+    lines = [f"{len(names)} {sort}: {_listed(names)}" for sort, names in sorts.items() if names]
+    if lines:
+        fix = "choose the variant that the weights are of"
+        if sorts["missing"]:
+            fix += "; what the file may lack is named in allow_missing"
+        raise ForgeError(f"{weights.path} does not fit the network: {'; '.join(lines)}", fix)
+    return excused
+
+
+def account(wanted: Mapping[str, Tensor], weights: Weights, missing: Sequence[str]) -> str:
+    """The line that says how weights were read."""
+    total, read = (sum(name.startswith("net.") for name in names) for names in (wanted, weights.entries))
+    lines = [f"{read} of {total} tensors of the network read from {weights.path}", *weights.notes]
+    if constants := [name for name in CONSTANTS if name in wanted and name not in weights.entries]:
+        lines.append(f"known without a file: {_listed(constants)}")
+    if missing:
+        lines.append(f"not in the file, so set afresh: {_listed(missing)}")
+    return "; ".join(lines)
+
+
+def absent(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """What stands for a tensor that a file may lack: a fresh one; but no position embedding, which is what a network
+    trained without one is equal to."""
+    return torch.zeros(shape) if "extra_pos_embedder." in name else fresh(name, shape, generator)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:LISTED])}{', ..' if len(names) > LISTED else ''}"
 
 
 def initialise(net: nn.Module, seed: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -63,7 +101,8 @@ def place(net: nn.Module, name: str, value: Tensor, device: torch.device, dtype:
     path, _, leaf = name.rpartition(".")
     module = net.get_submodule(path)
     is_parameter = leaf in dict(module.named_parameters(recurse=False))
-    value = value.to(device, dtype if is_parameter else torch.float32)
+    # Copied always: what was read may be a view of a file.
+    value = value.to(device, dtype if is_parameter else torch.float32, copy=True)
     setattr(module, leaf, nn.Parameter(value) if is_parameter else value)
 
 
@@ -88,76 +127,3 @@ def fresh(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
     if value.ndim == 1:
         return value + 1  # a norm
     return nn.init.xavier_uniform_(value, generator=generator)
-
-
-def entries(path: Path) -> dict[str, Entry]:
-    """The tensors behind `path`, by the network's names for them; nothing is read yet. Raises ForgeError."""
-    if path.is_dir():
-        path = _in_folder(path)
-    if not path.exists():
-        raise ForgeError(f"there are no weights at {path}", "give the path of a .safetensors or .pt file")
-    if path.suffix == ".safetensors":
-        found = _safetensors(path)
-    elif path.suffix == ".json":
-        files = set(json.loads(path.read_text())["weight_map"].values())
-        found = {name: entry for file in sorted(files) for name, entry in _safetensors(path.parent / file).items()}
-    else:
-        found = _checkpoint(path)
-    return {_plain(name): entry for name, entry in found.items() if "_extra_state" not in name}
-
-
-def _in_folder(folder: Path) -> Path:
-    names = ("model.safetensors", "model.safetensors.index.json", "model.pt")
-    for name in names:
-        if (folder / name).exists():
-            return folder / name
-    raise ForgeError(f"{folder} holds no weights", f"it must hold one of {', '.join(names)}")
-
-
-def _plain(name: str) -> str:
-    """Without the traces of torch.compile, and with dots where averaged weights have dashes."""
-    name = name.replace("_orig_mod.", "")
-    return name if "." in name else name.replace("-", ".")
-
-
-def _safetensors(path: Path) -> dict[str, Entry]:
-    file = safe_open(path, framework="pt")
-    names = file.keys()
-    return {name: Entry(tuple(file.get_slice(name).get_shape()), partial(file.get_tensor, name)) for name in names}
-
-
-def _checkpoint(path: Path) -> dict[str, Entry]:
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:
-        raise ForgeError(f"{path} cannot be read as tensors only: {error}", "convert it to safetensors") from error
-    for wrapper in WRAPPERS:
-        if isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    return {name: Entry(tuple(value.shape), partial(_same, value)) for name, value in tensors.items()}
-
-
-def _same(value: Tensor) -> Tensor:
-    return value
-
-
-def _require_match(wanted: Mapping[str, Tensor], found: Mapping[str, Entry], path: Path) -> None:
-    sorts = {
-        "missing": [name for name in wanted if name not in found and name not in CONSTANTS],
-        "unexpected": [name for name in found if name not in wanted],
-        "of another shape": [
-            f"{name} ({list(found[name].shape)}, not {list(value.shape)})"
-            for name, value in wanted.items()
-            if name in found and found[name].shape != tuple(value.shape)
-        ],
-    }
-    lines = [
-        f"{len(names)} {sort}: {', '.join(names[:LISTED])}{', ..' if len(names) > LISTED else ''}"
-        for sort, names in sorts.items()
-        if names
-    ]
-    if lines:
-        raise ForgeError(
-            f"{path} does not fit the network: {'; '.join(lines)}", "choose the variant that the weights are of"
-        )

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from cosmos_forge import Download, ForgeError
 from cosmos_forge.testing import LatentTokenizerContract, make_context
+from forge_cosmos1.archive import read_torchscript
 from forge_cosmos1.tokenizer import CosmosTokenizer
 from forge_cosmos1.tokenizer_layers import Past, patch, unpatch
 from forge_cosmos1.tokenizer_network import Autoencoder
 from forge_cosmos1.tokenizer_options import TokenizerOptions
 from forge_cosmos1.tokenizer_weights import from_diffusers
-from forge_cosmos1.torchscript import read_torchscript
 
 CHANNELS = 4
 MEAN = torch.linspace(-0.2, 0.2, 256)
