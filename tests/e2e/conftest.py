@@ -166,6 +166,6 @@ class Strike:
             launcher.send_signal(signals[self.how])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def strike() -> type[Strike]:
     return Strike

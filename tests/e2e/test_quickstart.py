@@ -1,6 +1,7 @@
 """The main job, shrunken: the shipped recipes through all stages, by the commands that a person types."""
 
 import json
+from pathlib import Path
 
 import av
 import pytest
