@@ -44,7 +44,7 @@ def explain_json(plan: Plan) -> dict[str, Any]:
             }
             for each in plan.downloads()
         ],
-        "latent_shape": _latents(plan),
+        "latents": {what: {"size": size, "shape": shape} for what, size, shape in _latents(plan)},
         "batch": _batch(plan),
     }
 
@@ -63,9 +63,9 @@ def _facts(plan: Plan) -> dict[str, list[str]]:
         for each in plan.downloads()
     ]
     facts["downloads"] = downloads or ["none"]
-    if shape := _latents(plan):
-        size = [getattr(plan.options("dataset"), key) for key in SIZES]
-        facts["latents"] = [f"{_by(shape)} (channels x time x height x width) from clips of {_by(size)}"]
+    if latents := _latents(plan):
+        axes = "channels x time x height x width"
+        facts["latents"] = [f"{_by(shape)} ({axes}) of {what} of {_by(size)}" for what, size, shape in latents]
     if "text_encoder" in plan.tables:
         facts["text"] = [f"{plan.max_tokens} tokens of width {plan.options('text_encoder').width}"]
     if batch := _batch(plan):
@@ -80,12 +80,17 @@ def _facts(plan: Plan) -> dict[str, list[str]]:
     return facts
 
 
-def _latents(plan: Plan) -> tuple[int, ...] | None:
-    """(C, T, H, W) of a clip's latents."""
-    if not {"dataset", "latent_tokenizer"} <= plan.tables.keys():
-        return None
-    size = [getattr(plan.options("dataset"), key) for key in SIZES]
-    return tuple(plan.options("latent_tokenizer").latent_shape(*size))
+def _latents(plan: Plan) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """What is encoded or generated, its frames x height x width, and the (C, T, H, W) of its latents."""
+    if "latent_tokenizer" not in plan.tables:
+        return []
+    sizes: list[tuple[str, tuple[int, ...]]] = []
+    if "dataset" in plan.tables:
+        sizes.append(("clips", tuple(getattr(plan.options("dataset"), key) for key in SIZES)))
+    if "generate" in plan.stages and plan.video_size() not in [size for _, size in sizes]:
+        sizes.append(("videos", plan.video_size()))
+    shape_of = plan.options("latent_tokenizer").latent_shape
+    return [(what, size, tuple(shape_of(*size))) for what, size in sizes]
 
 
 def _batch(plan: Plan) -> dict[str, int] | None:

@@ -129,7 +129,7 @@ def test_explain_prints_a_recipe_that_makes_the_same_plan(forge, plugins, workpl
     code, out, err = forge("explain", "r.toml", "method.rank=2", "train.batch_size=6", "train.micro_batch_size=2")
     assert (code, err) == (0, "")
     assert "rank = 2  # command line" in out and 'use = "tiny-model"  # r.toml:4' in out
-    assert "# latents     16 x 3 x 8 x 12 (channels x time x height x width) from clips of 17 x 64 x 96" in out
+    assert "# latents     16 x 3 x 8 x 12 (channels x time x height x width) of clips of 17 x 64 x 96" in out
     assert "# batch       6 clips a step: 2 at once x 3 accumulated x 1 processes; 600 in all" in out
     (workplace / "again.toml").write_text(out)
     plan = make_plan(read_recipe("again.toml"), plugins)
@@ -141,7 +141,7 @@ def test_explain_as_json(forge, workplace, monkeypatch):
     monkeypatch.setattr("cosmos_forge.machine.free_gigabytes", lambda folder: 1000.0)
     code, out, _ = forge("explain", "r.toml", "model.weights=published", "--json")
     told = json.loads(out)
-    assert code == 0 and told["processes"] == 1 and told["latent_shape"] == [16, 3, 8, 12]
+    assert code == 0 and told["processes"] == 1 and told["latents"]["clips"]["shape"] == [16, 3, 8, 12]
     assert told["tables"]["train"]["lr"] == {"value": 1e-4, "origin": "r.toml:31"}
     assert told["tables"]["model"]["weights"] == {"value": "published", "origin": "command line"}
     assert told["tables"]["method"]["mood"] == {"value": "calm", "origin": "default"}

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import runpy
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -222,6 +223,40 @@ def test_a_disk_that_fills_up(hub, fetch):
     blob.with_name(f"{blob.name}.incomplete").symlink_to("/dev/full")
     fetched = fetch(WEIGHTS)
     assert fetched.code == 1 and "is full" in fetched.errors and "free some space" in fetched.errors
+
+
+RECIPE = """
+stages = ["fetch"]
+[dataset]
+use = "video-folder"
+repo = "someone/clips"
+caption = "Waves."
+gigabytes = 0.1
+[text_encoder]
+use = "t5"
+model = "someone/t5"
+gigabytes = 0.1
+"""
+
+
+def test_a_run_fetches_what_its_plugins_need_and_looks_again_each_time(hub, tmp_path):
+    files = {"config.json": b"{}", "tokenizer.json": b"[]", "model.safetensors": LARGE[:9000], "tf_model.h5": LARGE}
+    hub.repos["models/someone/t5"] = Repo(files, gated="secret")
+    (tmp_path / "r.toml").write_text(RECIPE)
+
+    def forge(**more):
+        env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "FORGE_GPUS": "0", **more}
+        command = [sys.executable, "-m", "cosmos_forge", "run", "r.toml"]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+
+    refused = forge()
+    assert refused.returncode == 2 and "hf auth login" in refused.stdout + refused.stderr
+    assert "note: 2 repositories, 0.0 GB; 0.0 GB of it here already" in forge(HF_TOKEN="secret").stdout
+    assert {request.path for request in hub.contents} == {"videos/1.mp4", *files} - {"tf_model.h5"}
+    assert "note: 2 repositories, 0.0 GB, all here already" in forge(HF_HUB_OFFLINE="1").stdout
+    shutil.rmtree(tmp_path / "hub" / "datasets--someone--clips")
+    hub.contents.clear()
+    assert forge().returncode == 0 and [request.path for request in hub.contents] == ["videos/1.mp4"]
 
 
 def test_two_fetches_take_turns(hub, fetch, tmp_path):
