@@ -63,7 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--height", type=int, default=704, help="pixels, a multiple of 16")
     parser.add_argument("--width", type=int, default=1280, help="pixels, a multiple of 16")
     parser.add_argument("--peer", default="none", choices=["none", "diffusers"])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda")
     return parser.parse_args()
 
