@@ -58,11 +58,11 @@ def counted(progress: Progress) -> str:
 
 
 def pace(meter: Meter) -> str:
-    """ "3.1/s", "12s each" for what takes longer than a second, or "85.0 MB/s"."""
+    """ "3.1/s", "12s each" for what takes longer than a second, or "85.2 MB/s"."""
     if not meter.rate:
         return ""
     if meter.latest.unit == "GB":
-        return f"{meter.rate * 1000:.1f} MB/s"
+        return f"{number(round(meter.rate * 1000, 1))} MB/s"
     return f"{meter.rate:.1f}/s" if meter.rate >= 1 else f"{duration(1 / meter.rate)} each"
 
 

@@ -155,7 +155,7 @@ def test_the_live_part_while_fetching(width):
     started = [(0, START), (0, ev.StageStarted("prepare"))]
     repo = "a-very-long-owner/" + "name" * 20
     text = painted([*started, (1, ev.Progress(repo, 0, 8, "GB")), (5, ev.Progress(repo, 2, 8, "GB"))], width, 5.0)
-    assert "2/8 GB  500.0 MB/s  12s left" in text
+    assert "2/8 GB  500 MB/s  12s left" in text
     assert max(map(len, text.splitlines())) <= width
 
 
