@@ -41,8 +41,8 @@ class Request:
 
 @dataclass
 class HubServer:
-    """repos: by "models/owner/name" or "datasets/owner/name". breaks: for a file's content, after how many bytes each of
-    the next connections ends. damage: files whose content arrives as zeros. status: to answer everything with.
+    """repos: by "models/owner/name" or "datasets/owner/name". breaks: for a file's content, after how many bytes each
+    of the next connections ends. damage: files whose content arrives as zeros. status: to answer everything with.
     contents: every request for content, in order."""
 
     repos: dict[str, Repo] = field(default_factory=dict)

@@ -149,6 +149,23 @@ def test_a_fetch_that_failed_goes_on_where_it_stopped(hub, fetch):
     assert contents(WEIGHTS)["model.pt"] == LARGE
 
 
+def test_a_fetch_that_was_killed_goes_on_where_it_stopped(hub, fetch):
+    kill = """
+import os, signal
+tell = fetch._Teller.__call__
+def tell_or_die(self, what, total, before, more):
+    if more > 5 << 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+    tell(self, what, total, before, more)
+fetch._Teller.__call__ = tell_or_die
+"""
+    assert fetch(WEIGHTS, before=kill).code == -9
+    hub.contents.clear()
+    assert fetch(WEIGHTS).code == 0 and contents(WEIGHTS)["model.pt"] == LARGE
+    (second,) = [request for request in hub.contents if request.path == "model.pt"]
+    assert second.sent < len(LARGE) - (5 << 20) and second.range == f"bytes={len(LARGE) - second.sent}-"
+
+
 def test_what_comes_damaged_is_not_kept(hub, fetch):
     hub.damage = {"config.json", "model.pt"}
     fetched = fetch(WEIGHTS)
