@@ -18,8 +18,8 @@ FATES = {how: ([how], "full", []) for how in HOWS} | {"lora-and-ema": (HOWS, "lo
 
 @pytest.fixture(scope="module")
 def runs(workplace, strike):
-    """Runs, two at a time: `full` and `lora`, which nothing befell, and those of FATES, which were struck in every stage and
-    then left alone. Each gives how often it was struck at work."""
+    """Runs, two at a time: `full` and `lora`, which nothing befell, and those of FATES, struck in every stage and then
+    left alone. Each gives how often it was struck at work."""
 
     def suffer(fate: str) -> int:
         hows, _, overrides = FATES[fate]
