@@ -15,6 +15,7 @@ from cosmos_forge.run import Run
 
 if TYPE_CHECKING:
     from cosmos_forge.hub import File
+    from cosmos_forge.options import Download
     from cosmos_forge.plan import Plan
 
 INTERVAL = 0.5  # seconds between reports
@@ -26,25 +27,36 @@ def run(plan: Plan, run: Run, emit: Callable[[events.Event], None]) -> None:
     Raises ForgeError; the next attempt goes on where this one stopped.
     """
     downloads = plan.downloads()
+    repositories = f"{len(downloads)} repositor{'y' if len(downloads) == 1 else 'ies'}"
     if not downloads:
         emit(events.Note("nothing to download"))
-        return
-    with _turn(emit):
-        absent = [download for download in downloads if not machine.is_downloaded(download)]
-        present = sum(machine.downloaded_gigabytes(each) for each in downloads if each not in absent)
-        repositories = f"{len(downloads)} repositor{'y' if len(downloads) == 1 else 'ies'}"
-        if not absent:
-            emit(events.Note(f"{repositories}, {present:.1f} GB, all here already"))
-            return
-        from cosmos_forge import hub
+    elif all(machine.is_downloaded(each) for each in downloads):
+        emit(events.Note(f"{repositories}, {_gigabytes(downloads):.1f} GB, all here already"))
+    else:
+        with _turn(emit):
+            _fetch(downloads, repositories, emit)
 
-        files = hub.listing(absent)
-        total, here = sum(file.size for file in files) / 1e9, sum(file.here for file in files) / 1e9
-        emit(events.Note(f"{repositories}, {present + total:.1f} GB; {present + here:.1f} GB of it here already"))
-        _require_space(total - here)
-        _receive(files, emit)
-        for download in absent:
-            hub.lay_out(download)
+
+def _fetch(downloads: list[Download], repositories: str, emit: Callable[[events.Event], None]) -> None:
+    from cosmos_forge import hub
+
+    present = [download for download in downloads if machine.is_downloaded(download)]
+    absent = [download for download in downloads if download not in present]
+    files = hub.listing(absent)
+    had, total, here = (
+        _gigabytes(present),
+        sum(file.size for file in files) / 1e9,
+        sum(file.here for file in files) / 1e9,
+    )
+    emit(events.Note(f"{repositories}, {had + total:.1f} GB; {had + here:.1f} GB of it here already"))
+    _require_space(total - here)
+    _receive(files, emit)
+    for download in absent:
+        hub.lay_out(download)
+
+
+def _gigabytes(present: list[Download]) -> float:
+    return sum(machine.downloaded_gigabytes(download) for download in present)
 
 
 def _receive(files: list[File], emit: Callable[[events.Event], None]) -> None:
