@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+from typer.core import TyperGroup
 
 from cosmos_forge import __version__
 from cosmos_forge.errors import ForgeError
@@ -17,10 +19,26 @@ from cosmos_forge.stages import STAGES
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
+    from cosmos_forge.plugins import Command
 
 FAILED, WRONG = 1, 2  # exit codes: something broke; the recipe or machine is not right
 
+
+class Commands(TyperGroup):
+    """The commands below and those of plugins, which are looked for only when somebody asks for another."""
+
+    def list_commands(self, context: Any) -> list[str]:
+        own = super().list_commands(context)
+        return [*own, *sorted(_offered().keys() - own)]
+
+    def get_command(self, context: Any, name: str) -> Any:
+        own = super().get_command(context, name)
+        command = None if own else _offered().get(name)
+        return _plugin_command(command) if command else own
+
+
 app = typer.Typer(
+    cls=Commands,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -171,6 +189,27 @@ def watch(run: Annotated[str, typer.Argument(help="a run's name, or its folder")
 
 for _command in app.registered_commands:  # typer would cut these off
     _command.short_help = _command.help or inspect.getdoc(cast(Any, _command.callback))
+
+
+def _offered() -> dict[str, Command]:
+    from cosmos_forge.plugins import load_plugins
+
+    return {command.name: command for command in load_plugins().commands}
+
+
+def _plugin_command(command: Command) -> Any:
+    try:
+        module, _, attribute = command.run.partition(":")
+        function = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever a stranger's module does when imported
+        reason = f"command `{command.name}` of {command.plugin} ({command.package}) does not load: {error}"
+
+        def function() -> None:
+            raise ForgeError(reason)
+
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command(command.name, short_help=command.help)(function)
+    return typer.main.get_command(alone)
 
 
 def _plan(

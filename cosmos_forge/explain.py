@@ -113,9 +113,10 @@ def _by(sizes: Iterable[int]) -> str:
 
 
 def plugin_table(plugins: Plugins) -> str:
-    """All components, one a line; what is broken stands last, with the reason."""
+    """All components and commands, one a line; what is broken stands last, with the reason."""
     rows = [("KIND", "NAME", "PACKAGE", "VERSION", "SUMMARY")]
     rows += [(each.kind, each.name, each.package, each.version, each.options.summary()) for each in plugins.components]
+    rows += [("command", each.name, each.package, each.version, each.help) for each in plugins.commands]
     text = _columns(rows)
     if plugins.broken:
         broken = [(f"  {each.name}", f"{each.package} {each.version}".strip(), each.reason) for each in plugins.broken]

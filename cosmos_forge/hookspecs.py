@@ -1,4 +1,4 @@
-"""The hooks a plugin may implement: one a kind of component.
+"""The hooks a plugin may implement: one a kind of component, and one for commands.
 
 A plugin is an installed package with an entry point in the group `cosmos_forge` whose value is a module holding
 functions marked `@hookimpl`. Each receives `register` and calls it once for every component it offers:
@@ -29,6 +29,12 @@ class Register(Protocol):
     """Offers one component of the hook's kind: name in recipes, class of its options, import string of its factory."""
 
     def __call__(self, name: str, *, options: type[Options], build: str) -> None: ...
+
+
+class RegisterCommand(Protocol):
+    """Offers one command of `forge`: its name, a line of help, and import string of the function behind it."""
+
+    def __call__(self, name: str, *, help: str, run: str) -> None: ...
 
 
 @hookspec
@@ -92,4 +98,14 @@ def register_samplers(register: Register) -> None:
 
     Objects satisfy `kinds.Sampler`; built in the worker of `generate`.
     Example: forge_samplers. Contract: `testing.SamplerContract`.
+    """
+
+
+@hookspec
+def register_commands(register: RegisterCommand) -> None:
+    """Offer commands: what is done by hand, beside the stages.
+
+    `run` is called in the process of `forge`, with arguments and options as typer reads them off its signature; its
+    module is imported when the command or its help is asked for. A ForgeError ends with exit code 2. Forge's own
+    commands cannot be replaced. Example: forge_cosmos1 (`forge convert`).
     """

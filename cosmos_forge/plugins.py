@@ -46,6 +46,18 @@ class Component:
 
 
 @dataclass(frozen=True)
+class Command:
+    """A command that a plugin offers. help: one line. run: import string."""
+
+    name: str
+    help: str
+    run: str
+    plugin: str
+    package: str
+    version: str
+
+
+@dataclass(frozen=True)
 class Plugin:
     """A plugin that loaded: its entry point, who ships it, the hooks it implements."""
 
@@ -82,6 +94,7 @@ class Plugins:
     loaded: list[Plugin] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
     components: list[Component] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
 
     def names(self, kind: str) -> list[str]:
         """What may follow `use =` in the kind's table."""
@@ -115,7 +128,7 @@ def load_plugins(sources: Iterable[Source] | None = None) -> Plugins:
         except (Exception, SystemExit) as error:  # whatever a stranger's module does when imported
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             plugins.broken.append(Broken(source.name, source.package, source.version, reason))
-    plugins.broken.extend(_twice(plugins.components))
+    plugins.broken.extend(_twice(plugins))
     return plugins
 
 
@@ -142,6 +155,7 @@ def _load(source: Source, manager: pluggy.PluginManager, plugins: Plugins) -> No
     """Adds the plugin and its components; all of them or, raising, none."""
     module = source.load()
     offered: list[Component] = []
+    commands: list[Command] = []
     try:
         manager.register(module, source.name)
         manager.check_pending()
@@ -152,12 +166,14 @@ def _load(source: Source, manager: pluggy.PluginManager, plugins: Plugins) -> No
         for kind, hook in KINDS.items():
             register = _registrar(source, kind, offered)
             manager.subset_hook_caller(hook, others)(register=register)
+        manager.subset_hook_caller("register_commands", others)(register=_command_registrar(source, commands))
     except BaseException:
         if manager.get_plugin(source.name) is module:
             manager.unregister(module)
         raise
     plugins.loaded.append(Plugin(source.name, source.package, source.version, hooks))
     plugins.components.extend(offered)
+    plugins.commands.extend(commands)
 
 
 def _registrar(source: Source, kind: str, offered: list[Component]) -> Callable[..., None]:
@@ -175,17 +191,28 @@ def _registrar(source: Source, kind: str, offered: list[Component]) -> Callable[
     return register
 
 
-def _twice(components: Iterable[Component]) -> list[Broken]:
+def _command_registrar(source: Source, commands: list[Command]) -> Callable[..., None]:
+    """The `register` that `register_commands` is called with."""
+
+    def register(name: str, *, help: str, run: str) -> None:
+        if not (isinstance(name, str) and name):
+            raise TypeError(f"the name of a command must be text, got {name!r}")
+        if not (isinstance(run, str) and _BUILD.fullmatch(run)):
+            raise ValueError(f"run of command `{name}` must read 'package.module:attribute', got {run!r}")
+        commands.append(Command(name, help, run, source.name, source.package, source.version))
+
+    return register
+
+
+def _twice(plugins: Plugins) -> list[Broken]:
     """Names that more than one registration claims."""
-    by_name: dict[tuple[str, str], list[Component]] = {}
-    for component in components:
-        by_name.setdefault((component.kind, component.name), []).append(component)
-    return [
-        Broken(f"{kind} {name}", "", "", f"offered by {_offerers(found)}")
-        for (kind, name), found in by_name.items()
-        if len(found) > 1
-    ]
+    by_name: dict[str, list[Component | Command]] = {}
+    for component in plugins.components:
+        by_name.setdefault(f"{component.kind} {component.name}", []).append(component)
+    for command in plugins.commands:
+        by_name.setdefault(f"command {command.name}", []).append(command)
+    return [Broken(name, "", "", f"offered by {_offerers(found)}") for name, found in by_name.items() if len(found) > 1]
 
 
-def _offerers(components: Iterable[Component]) -> str:
-    return " and by ".join(f"{each.plugin} ({each.package} {each.version})" for each in components)
+def _offerers(found: Iterable[Component | Command]) -> str:
+    return " and by ".join(f"{each.plugin} ({each.package} {each.version})" for each in found)

@@ -141,3 +141,12 @@ def register_models(register):
 @hookimpl
 def register_latent_tokenizers(register):
     register("cosmos-cv8x8x8", options=TokenizerOptions, build="forge_cosmos1.tokenizer:CosmosTokenizer")
+
+
+@hookimpl
+def register_commands(register):
+    register(
+        "convert",
+        help="Write Cosmos-Predict1 weights in another form: safetensors, the reference's, or diffusers'.",
+        run="forge_cosmos1.commands:convert",
+    )

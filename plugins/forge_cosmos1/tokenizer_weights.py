@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from forge_cosmos1.archive import Stored, read_archive, read_torchscript
 from forge_cosmos1.tokenizer_options import LATENT_CHANNELS
 
 LISTED = 12  # keys that an error shows
+
+Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def load_state(net: nn.Module, state: Mapping[str, Tensor], source: Path) -> Non
 
 
 # Applied in this order to names that diffusers' `AutoencoderKLCosmos` uses. Its `up_blocks` count from the latents.
-FROM_DIFFUSERS = (
+FROM_DIFFUSERS: Rules = (
     (r"mid_block\.resnets\.(\d)", lambda match: f"mid.block_{int(match[1]) + 1}"),
     (r"mid_block\.attentions\.0", "mid.attn_1.0"),
     (r"mid_block\.temp_attentions\.0", "mid.attn_1.1"),
@@ -111,14 +113,38 @@ FROM_DIFFUSERS = (
 )
 
 
+# The way back.
+TO_DIFFUSERS: Rules = (
+    (r"\.conv3d\.", "."),
+    (r"mid\.block_(\d)", lambda match: f"mid_block.resnets.{int(match[1]) - 1}"),
+    (r"mid\.attn_1\.0\.", "mid_block.attentions.0."),
+    (r"mid\.attn_1\.1\.", "mid_block.temp_attentions.0."),
+    (r"(?<=attentions\.0\.)([qkv])\.", r"to_\1."),
+    (r"proj_out\.", "to_out.0."),
+    (r"\bup\.(\d)", lambda match: f"up_blocks.{2 - int(match[1])}"),
+    (r"\bdown\.", "down_blocks."),
+    (r"\.block\.", ".resnets."),
+    (r"(down|up)sample\.", r"\1samplers.0."),
+    (r"nin_shortcut\.", "conv_shortcut."),
+    (r"(conv\w*)\.0\.", r"\1.conv_s."),
+    (r"(conv\w*)\.1\.", r"\1.conv_t."),
+)
+
+
 def from_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors under the reference's names."""
-    renamed = {}
-    for name, tensor in state.items():
-        for pattern, replacement in FROM_DIFFUSERS:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = tensor
-    return renamed
+    return {_renamed(name, FROM_DIFFUSERS): tensor for name, tensor in state.items()}
+
+
+def to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under diffusers' names."""
+    return {_renamed(name, TO_DIFFUSERS): tensor for name, tensor in state.items()}
+
+
+def _renamed(name: str, rules: Rules) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def _load_pt(path: Path) -> Any:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tomli
@@ -14,7 +15,7 @@ import tomli
 import cosmos_forge
 from cosmos_forge import cli
 from cosmos_forge.plan import make_plan
-from cosmos_forge.plugins import load_plugins
+from cosmos_forge.plugins import Command, load_plugins
 from cosmos_forge.recipe import read_recipe
 from cosmos_forge.schema import recipe_schema
 
@@ -123,6 +124,30 @@ def test_version_and_help(forge):
     assert code == 0 and re.findall(r"^  (\w+)  ", out.partition("Commands:")[2], re.MULTILINE) == commands
     assert "..." not in out.partition("Commands:")[2]
     assert forge("run", "--nonsense", "r.toml")[0] == 2
+
+
+@pytest.fixture
+def commands(plugins_and_a_broken_one, monkeypatch):
+    """Commands of a plugin: one that works, one whose module does not import, one named as one of ours."""
+
+    def greet(name: str, loudly: bool = False) -> None:
+        """Greet somebody."""
+        print(name.upper() if loudly else name)
+
+    monkeypatch.setitem(sys.modules, "a_plugin", SimpleNamespace(greet=greet))
+    runs = {"greet": "a_plugin:greet", "gone": "no_such_module:run", "watch": "a_plugin:greet"}
+    offered = [Command(name, f"Does {name}.", run, "p", "a-package", "1.2") for name, run in runs.items()]
+    monkeypatch.setattr(plugins_and_a_broken_one, "commands", offered)
+
+
+def test_commands_of_plugins(forge, commands):
+    assert forge("greet", "you", "--loudly") == (0, "YOU\n", "")
+    assert forge("greet")[0] == 2
+    code, out, _ = forge("--help")
+    assert code == 0 and "Does greet." in out and "Does gone." in out and "Does watch." not in out
+    assert "Greet somebody." in forge("greet", "--help")[1]
+    code, _, err = forge("gone")
+    assert code == 2 and "command `gone` of p (a-package) does not load: No module named 'no_such_module'" in err
 
 
 def test_explain_prints_a_recipe_that_makes_the_same_plan(forge, plugins, workplace):

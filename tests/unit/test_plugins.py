@@ -43,7 +43,7 @@ def raising(error):
 
 def test_kinds_agree_with_the_hooks():
     hooks = {name for name in vars(hookspecs) if name.startswith("register_")}
-    assert set(KINDS.values()) == hooks
+    assert {*KINDS.values(), "register_commands"} == hooks
     assert all(hook == f"register_{kind}s" for kind, hook in KINDS.items())
     assert set(KINDS) < set(TABLES)
 
@@ -62,6 +62,38 @@ def test_components_know_who_offers_them():
         SomeOptions,
         "package.module:Thing",
     )
+
+
+def commanding(name="convert", help="Converts.", run="package.module:run"):
+    @hookimpl
+    def register_commands(register):
+        register(name, help=help, run=run)
+
+    return module(register_commands=register_commands)
+
+
+def test_commands_know_who_offers_them():
+    plugins = load_plugins([source("p", commanding()), source("q", commanding("report"))])
+    assert plugins.broken == []
+    assert [(each.name, each.help, each.run, each.plugin) for each in plugins.commands] == [
+        ("convert", "Converts.", "package.module:run", "p"),
+        ("report", "Converts.", "package.module:run", "q"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("faulty", "reason"), [({"name": ""}, "must be text"), ({"run": "no import string"}, "package.module:attribute")]
+)
+def test_a_faulty_command_is_not_offered(faulty, reason):
+    plugins = load_plugins([source("p", commanding(**faulty))])
+    assert plugins.commands == [] and reason in plugins.broken[0].reason
+
+
+def test_a_command_offered_twice_names_both():
+    plugins = load_plugins([source("p", commanding()), source("q", commanding(), "b-package")])
+    (broken,) = plugins.broken
+    assert broken.name == "command convert"
+    assert broken.reason == "offered by p (a-package 1.2) and by q (b-package 1.2)"
 
 
 @pytest.mark.parametrize(
