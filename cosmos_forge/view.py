@@ -61,7 +61,10 @@ def watch(folder: Path) -> int:
     path = folder / "events.jsonl"
     if not path.exists():
         runs = [entry.parent.name for entry in folder.parent.glob("*/events.jsonl")]
-        raise ForgeError(f"there is no run in {show_path(folder)}", nearest(folder.name, runs))
+        fix = (
+            nearest(folder.name, runs) if runs else "`forge run RECIPE` starts one; --runs names the folder of all runs"
+        )
+        raise ForgeError(f"there is no run in {show_path(folder)}", fix)
     try:
         picture = _show(folder, lambda: is_running(folder), _last_attempt(path), sys.stdout)
     except (KeyboardInterrupt, _NobodyReads):

@@ -14,7 +14,7 @@ import pytest
 from cosmos_forge import video
 from cosmos_forge.cli import app
 
-LESS = ["train.steps=4", "sampler.steps=2"]
+LESS = ["train.steps=4", "train.warmup_steps=0", "sampler.steps=2"]
 LESS_SIMULATED = ["dataset.clips=6", "dataset.height=32", "dataset.width=32", "prepare.held_out=2"]
 # What `make` does, by target: what the Makefile must say, and the command that stands for it here; None: not again.
 MAKE = {

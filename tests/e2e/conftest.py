@@ -50,7 +50,7 @@ steps = 4
 held_out = 2
 
 [train]
-steps = 60
+steps = 90
 batch_size = 4
 lr = 1e-3
 eps = 1e-8

@@ -9,7 +9,8 @@ import pytest
 
 from cosmos_forge import events
 
-STAGES = ("prepare", "train", "train", "generate")
+EITHER = ("begins", "works")
+BLOWS = (("prepare", EITHER), ("train", ("works",)), ("train", ("works",)), ("generate", EITHER))
 LONGEST = {"begins": 2.5, "works": 0.8}  # seconds: about what a stage takes to start, and to work, here
 LORA = ["method.use=lora", "method.rank=4", "train.ema=true"]
 HOWS = ("interrupt", "terminate", "kill", "kill-worker")
@@ -25,8 +26,8 @@ def runs(workplace, strike):
         hows, _, overrides = FATES[fate]
         chance, struck = random.Random(fate), 0
         command = workplace.command(fate, f"prepare.cache=cache-{fate}", f"dataset.path=clips-{fate}", *overrides)
-        for stage in STAGES:
-            when = chance.choice(list(LONGEST))
+        for stage, whens in BLOWS:
+            when = chance.choice(whens)
             blow = strike(chance.choice(hows), stage, when, chance.uniform(0, LONGEST[when]))
             workers = blow.befall(workplace, *command)
             struck += bool(workers)
@@ -44,7 +45,7 @@ def runs(workplace, strike):
 def test_a_run_goes_on_as_if_nothing_had_happened(workplace, runs, fate):
     _, like, _ = FATES[fate]
     assert runs[like].result()
-    assert runs[fate].result() >= 2, "too few blows met a worker to mean anything"
+    assert runs[fate].result() >= 3, "too few blows met a worker to mean anything"
     assert workplace.weights(fate) == workplace.weights(like)
     assert workplace.losses(fate) == workplace.losses(like)
     metrics, expected = (json.loads((workplace.of(name) / "metrics.json").read_text()) for name in (fate, like))
