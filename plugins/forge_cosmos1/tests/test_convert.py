@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -265,6 +267,50 @@ def test_pipeline_of_diffusers(
     assert len(calls) == 2 * 4 * 2
 
 
+@pytest.fixture(scope="module")
+def text_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like google-t5/t5-11b's: encoder and decoder in one .bin, and a tokenizer."""
+    from tokenizers import SentencePieceUnigramTokenizer
+    from transformers import T5Config, T5ForConditionalGeneration, T5TokenizerFast
+
+    folder = tmp_path_factory.mktemp("t5")
+    words = SentencePieceUnigramTokenizer()
+    special = ["<pad>", "</s>", "<unk>"]
+    words.train_from_iterator(
+        ["a red ball rolls"] * 9, vocab_size=30, special_tokens=special, unk_token="<unk>", show_progress=False
+    )
+    words.save(str(folder / "tokenizer.json"))
+    T5TokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), extra_ids=0).save_pretrained(folder)
+    config = T5Config(vocab_size=32, d_model=64, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    (folder / "config.json").write_text(config.to_json_string())
+    torch.save(T5ForConditionalGeneration(config).state_dict(), folder / "pytorch_model.bin")
+    (folder / "tf_model.h5").write_text("not needed")
+    return folder
+
+
+@torch.no_grad()
+def test_whole_pipeline_of_diffusers(
+    diffusers: Any, source: Source, tokenizer: Path, text_encoder: Path, tmp_path: Path
+) -> None:
+    """From a prompt; only the guardrails come from elsewhere."""
+    said = convert_weights(source, tmp_path / "new", "diffusers", tokenizer, text_encoder)
+    assert said[2] == "not in the folder, so hand them to from_pretrained: safety_checker"
+    assert not list(tmp_path.rglob("new/*/*.h5"))
+    pipeline = diffusers.CosmosVideoToWorldPipeline.from_pretrained(tmp_path / "new", safety_checker=Permissive())
+    pipeline.set_progress_bar_config(disable=True)
+    clip = list(torch.rand(9, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
+    videos = [
+        pipeline(
+            video=clip, prompt=prompt, negative_prompt="", height=16, width=16, num_frames=17, num_inference_steps=2,
+            output_type="latent", generator=torch.Generator().manual_seed(2),
+        ).frames
+        for prompt in ("a red ball", "rolls")
+    ]  # fmt: skip
+    assert videos[0].shape == (1, 16, 3, 2, 2) and not torch.equal(*videos)
+    with pytest.raises(ForgeError, match="holds none of tokenizer_config"):
+        convert_weights(source, tmp_path / "other", "diffusers", tokenizer, text_encoder=tmp_path)
+
+
 def test_spread_transformer_of_diffusers(diffusers: Any, source: Source, tmp_path: Path, monkeypatch: Any) -> None:
     def write(*arguments: Any) -> None:
         write_weights(*arguments, shard=500_000)
@@ -304,3 +350,26 @@ def test_back_from_diffusers(source: Source, tokenizer: Path, tmp_path: Path) ->
         for folder in (tokenizer, tmp_path / "there" / "vae")
     ]
     torch.testing.assert_close(*latents)
+
+
+def test_documented_commands(
+    state: dict[str, Tensor],
+    tokenizer: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    forge: Callable[..., Any],
+) -> None:
+    """In the order of the page, on files of the names it uses."""
+    page = Path(__file__).parents[3] / "docs" / "weights.md"
+    commands = re.findall(r"^forge convert (.+)$", page.read_text(), re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    torch.save(state, "model.pt")
+    adapters = {f"{LAYER}_lora.net.0.weight": torch.zeros(2, 128), f"{LAYER}_lora.net.1.weight": torch.zeros(128, 2)}
+    average = {name.replace(".", "-"): value for name, value in adapters.items()}
+    torch.save({"model": state | adapters, "ema": average}, "iter_000001000_model.pt")
+    shutil.copytree(tokenizer, "Cosmos-Tokenize1-CV8x8x8-720p")
+    assert {command.split("--to ")[1].split()[0] for command in commands} == {"safetensors", "predict1", "diffusers"}
+    for command in commands:
+        code, out, err = forge(*command.split())
+        assert (code, err) == (0, ""), command
+        assert " written to " in out
