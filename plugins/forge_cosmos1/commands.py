@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -50,18 +51,13 @@ def convert(
     from forge_cosmos1.weights_convert import Source, convert_weights
 
     chosen = Source(source, weights is Kept.ema, lora_scale, tuple(allow_missing or ()))
-    lines = convert_weights(chosen, target, to.value, tokenizer, text_encoder, _progress)
+    with ExitStack() as stack:
+
+        def begin(count: int) -> Callable[[], None]:
+            if not sys.stderr.isatty():
+                return lambda: None
+            bar = stack.enter_context(typer.progressbar(length=count, label="tensors", file=sys.stderr))
+            return lambda: bar.update(1)
+
+        lines = convert_weights(chosen, target, to.value, tokenizer, text_encoder, begin)
     typer.echo("\n".join(lines))
-
-
-def _progress(count: int) -> Callable[[], None]:
-    if not sys.stderr.isatty():
-        return lambda: None
-    bar = typer.progressbar(length=count, label="tensors", file=sys.stderr)
-
-    def step() -> None:
-        bar.update(1)
-        if bar.finished:
-            bar.render_finish()
-
-    return step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,7 +56,7 @@ def convert_weights(
     missing = weights.match({name: value.shape for name, value in wanted.items()}, opened, source.allow_missing)
     entries = dict(_complete(wanted, opened))
     on_tensor, notes = begin(len(entries)), list[str]()
-    with _whole(target) as unfinished:
+    with _whole(target, sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in entries.values())) as unfinished:
         if form == "diffusers":
             notes = write_pipeline(unfinished, VARIANTS[variant], entries, tokenizer, text_encoder, on_tensor)
         elif form == "predict1":
@@ -66,7 +67,7 @@ def convert_weights(
             unfinished.mkdir()
             write_weights(unfinished, "model", entries, on_tensor)
     said = weights.account(wanted, opened, missing)
-    return [f"{variant}: {said}", *notes, f"{_size(target)} written to {target}"]
+    return [f"{variant}: {said}", *notes, f"{_amount(_size(target))} written to {target}"]
 
 
 def variant_of(opened: Weights) -> str:
@@ -105,16 +106,19 @@ def _write_predict1(target: Path, entries: Mapping[str, Entry], on_tensor: Calla
 
 
 @contextmanager
-def _whole(target: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `target` only when all is well."""
+def _whole(target: Path, size: int) -> Iterator[Path]:
+    """A path to write at least `size` bytes to, which becomes `target` only when all is well."""
     if target.exists():
         raise ForgeError(f"{target} exists", "name another place, or remove it")
     unfinished = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(target.parent).free
+        if free < size:
+            raise OSError(f"it needs {_amount(size)}, and {_amount(free)} are free")
         yield unfinished
         unfinished.rename(target)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # what torch raises on a full disk
         raise ForgeError(f"{target} could not be written: {error}", "make room there, or name another place") from error
     finally:
         if unfinished.is_dir():
@@ -122,7 +126,10 @@ def _whole(target: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def _size(path: Path) -> str:
+def _size(path: Path) -> int:
     files = path.rglob("*") if path.is_dir() else [path]
-    size = sum(file.stat().st_size for file in files if file.is_file())
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _amount(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

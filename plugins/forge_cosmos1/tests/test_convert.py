@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,8 +26,8 @@ from forge_cosmos1.tokenizer_network import Autoencoder
 from forge_cosmos1.tokenizer_weights import from_diffusers, to_diffusers
 from forge_cosmos1.variants import VARIANTS
 from forge_cosmos1.video2world import Network
-from forge_cosmos1.weights_convert import Source, convert_weights
-from forge_cosmos1.weights_files import Entry
+from forge_cosmos1.weights_convert import Source, convert_weights, variant_of
+from forge_cosmos1.weights_files import Entry, Weights
 from forge_cosmos1.weights_names import from_diffusers as network_from_diffusers
 from forge_cosmos1.weights_names import to_diffusers as network_to_diffusers
 from forge_cosmos1.weights_write import write_weights
@@ -35,9 +36,9 @@ CPU = torch.device("cpu")
 LAYER = "net.blocks.block1.blocks.0.block.attn.to_v"
 
 
-def network(dtype: torch.dtype = torch.float32) -> Network:
+def network() -> Network:
     with torch.device("meta"):
-        return Network(VARIANTS["tiny"]).to(dtype)
+        return Network(VARIANTS["tiny"])
 
 
 @pytest.fixture(scope="module")
@@ -160,15 +161,30 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
         convert_weights(Source(tmp_path / "w.safetensors"), tmp_path / "new", "safetensors")
 
 
-def test_full_disk(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_networks_are_told_apart(variant: str) -> None:
+    with torch.device("meta"):
+        state = Network(VARIANTS[variant]).state_dict()
+    entries = {name: Entry(tuple(value.shape), value.dtype, value.clone) for name, value in state.items()}
+    assert variant_of(Weights(Path("w.pt"), entries)) == variant
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos")])
+def test_a_disk_that_fills_up(error: Exception, source: Source, tmp_path: Path, monkeypatch: Any) -> None:
     def write(folder: Path, *_: object) -> None:
         (folder / "part").write_text("some")
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(weights_convert, "write_weights", write)
-    with pytest.raises(ForgeError, match=r"could not be written: .*No space left"):
+    with pytest.raises(ForgeError, match=rf"could not be written: .*{error.args[-1]}"):
         convert_weights(source, tmp_path / "new", "safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["w.pt"]
+
+
+def test_a_full_disk(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    with pytest.raises(ForgeError, match=r"it needs 1\.5 MB, and 1\.0 MB are free"):
+        convert_weights(source, tmp_path / "new", "safetensors")
 
 
 def test_names_in_diffusers(diffusers: Any) -> None:
@@ -322,6 +338,18 @@ def test_spread_transformer_of_diffusers(diffusers: Any, source: Source, tmp_pat
     for name, value in torch.load(source.path, weights_only=True).items():
         there = network_to_diffusers(name)
         assert there is None or torch.equal(theirs.state_dict()[there], value.float()), name
+
+
+def test_text2world_has_a_pipeline_of_its_own(diffusers: Any, tmp_path: Path) -> None:
+    config = replace(VARIANTS["tiny"], condition_mask=False, rope_ratio=(2.0, 2.0, 2.0))
+    state = Network(config).state_dict()
+    entries = {name: Entry(tuple(value.shape), value.dtype, value.clone) for name, value in state.items()}
+    weights_diffusers.write_pipeline(tmp_path, config, entries, None, None, lambda: None)
+    theirs = diffusers.CosmosTransformer3DModel.from_pretrained(tmp_path / "transformer")
+    assert (theirs.config.in_channels, theirs.config.rope_scale) == (16, [2.0, 2.0, 2.0])
+    assert torch.equal(theirs.patch_embed.proj.weight, state["net.x_embedder.proj.1.weight"])
+    name = json.loads((tmp_path / "model_index.json").read_text())["_class_name"]
+    assert name == "CosmosTextToWorldPipeline" and hasattr(diffusers, name)
 
 
 def test_guardrails_are_asked_for(diffusers: Any, source: Source, tokenizer: Path, tmp_path: Path) -> None:
