@@ -1,13 +1,15 @@
 """LoRA: y = W x + scale * up(down(x)), with W frozen (Hu et al. 2021, arXiv 2106.09685), by way of peft.
 
-In peft's names `lora_A` is down, of (rank, in), and `lora_B` is up, of (out, rank). Upstream (cosmos-predict1,
-training/utils/peft/lora_net.py) multiplies by a scale of its own; alpha is that scale times the rank.
+DoRA (Liu et al. 2024, arXiv 2402.09353) replaces W + scale * up @ down = V by m V / |V|, row by row, and trains m too.
+Upstream (cosmos-predict1, training/utils/peft/lora_net.py) multiplies by a scale of its own; alpha is that scale times
+the rank.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -17,10 +19,11 @@ from torch import Tensor, nn
 
 from cosmos_forge import Context, ForgeError, Problem
 from cosmos_forge.types import Result
+from forge_lora.files import CONFIG, PREFIX, STEM, Adapters, by_layer, peft_config, read_adapters
 from forge_lora.plugin import LoraOptions
 
 ADAPTER = "default"  # peft's name for the one adapter there is; it stands in parameter names, not in files
-PREFIX = "base_model.model."  # what peft puts before every name in a file
+TRAINED = re.compile(rf"(.+)\.(lora_A|lora_B|lora_magnitude_vector)\.{ADAPTER}\.weight")
 
 
 class Lora:
@@ -29,77 +32,130 @@ class Lora:
     def __init__(self, options: LoraOptions, context: Context) -> None:
         self.options = options
         self.seed = context.seed
+        self.start = options.start and context.resolve(options.start)
 
     def adapt(self, net: nn.Module) -> str:
-        """Puts an adapter beside every target and freezes the rest; up is zero, so outputs stay what they were.
+        """Puts an adapter beside every target and freezes the rest; up is zero, so outputs stay what they were, unless
+        `start` names adapters to go on from.
 
         down ~ N(0, 1/rank) as upstream, drawn on the CPU from the run's seed: the same on any device, in every process.
-        Raises ForgeError where a target matches no linear layer, or one narrower than the rank.
+        Raises ForgeError where a target matches no linear layer, or one narrower than the rank, or `start` holds other
+        adapters than these.
         """
-        names = find_targets(net, self.options.targets, self.options.rank)
+        o = self.options
+        names = find_targets(net, o.targets, o.rank)
+        found = read_adapters(self.start) if self.start else None
+        if found:
+            self._compare(found, names)
         config = LoraConfig(
-            r=self.options.rank,
-            lora_alpha=self.options.scale * self.options.rank,  # type: ignore[arg-type]  # peft divides by the rank
+            r=o.rank,
+            lora_alpha=o.scale * o.rank,  # type: ignore[arg-type]  # peft divides by the rank
+            lora_dropout=o.dropout,
+            use_dora=o.dora,
             target_modules=names,
             init_lora_weights="gaussian",
         )
         inject_adapter_in_model(config, net, ADAPTER)
         generator = torch.Generator().manual_seed(self.seed)
-        layers = [net.get_submodule(name) for name in names]
-        adapted = [layer for layer in layers if isinstance(layer, LoraLayer)]
-        for layer in adapted:
-            down: Tensor = layer.lora_A[ADAPTER].float().get_parameter("weight").data
-            up: Tensor = layer.lora_B[ADAPTER].float().get_parameter("weight").data
-            down.copy_(torch.randn(down.shape, generator=generator) / self.options.rank)
-            up.zero_()
-        count = sum(parameter.numel() for parameter in self.trainable(net).values())
-        return f"{len(adapted)} of {len(names)} layers adapted, {count:,} parameters"
+        layers = {name: layer for name in names if isinstance(layer := net.get_submodule(name), LoraLayer)}
+        for name, layer in layers.items():
+            _begin(layer, o.rank, generator)
+            if found:
+                _load(layer, found.tensors[name])
+        trained = self.trainable(net)
+        count = sum(parameter.numel() for parameter in trained.values())
+        from_where = f", going on from {found.path}" if found else ""
+        return (
+            f"{len(layers)} of {len(names)} layers adapted, {count:,} parameters ({len(trained)} tensors){from_where}"
+        )
 
     def trainable(self, net: nn.Module) -> dict[str, nn.Parameter]:
         """The adapters' weights."""
-        ends = tuple(f".{which}.{ADAPTER}.weight" for which in ("lora_A", "lora_B"))
         for name, parameter in net.named_parameters():
-            parameter.requires_grad_(name.endswith(ends))
+            parameter.requires_grad_(TRAINED.fullmatch(name) is not None)
         return {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
 
     def result(self, state: Mapping[str, Tensor]) -> Result:
         """The adapters as a folder that `peft.PeftModel.from_pretrained` loads."""
-        tensors = {
-            PREFIX + name.replace(f".{ADAPTER}.weight", ".weight"): tensor.detach().cpu()
-            for name, tensor in state.items()
-        }
-        config = {
-            "peft_type": "LORA",
-            "r": self.options.rank,
-            "lora_alpha": self.options.scale * self.options.rank,
-            "lora_dropout": 0.0,
-            "bias": "none",
-            "target_modules": sorted({name.rsplit(".lora_", 1)[0] for name in state}),
-            "base_model_name_or_path": None,
-            "inference_mode": True,
-        }
-        return Result("adapter_model", tensors, {"adapter_config.json": json.dumps(config, indent=2) + "\n"})
+        tensors, layers = {}, dict[str, None]()
+        for name, tensor in state.items():
+            layer, part = TRAINED.fullmatch(name).groups()  # type: ignore[union-attr]
+            layers[layer] = None
+            end = part if part == "lora_magnitude_vector" else f"{part}.weight"
+            tensors[f"{PREFIX}{layer}.{end}"] = tensor.detach().cpu()
+        o = self.options
+        config = peft_config(o.rank, o.scale, sorted(layers), o.dropout, o.dora)
+        return Result(STEM, tensors, {CONFIG: json.dumps(config, indent=2) + "\n"})
 
     def merge(self, base: Mapping[str, Tensor], result: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """W + scale * up @ down, computed in float32, in the base's dtype. Raises ForgeError for adapters of layers
-        that the base has not."""
+        """V = W + scale * up @ down, with DoRA m V / |V|; computed in float32, in the base's dtype. Raises ForgeError
+        for adapters of layers that the base has not."""
         merged = dict(base)
-        for key in (key for key in result if key.endswith(".lora_A.weight")):
-            name = key.removeprefix(PREFIX).removesuffix("lora_A.weight") + "weight"
+        for layer, parts in by_layer(result).items():
+            name = f"{layer}.weight"
             if name not in base:
                 raise ForgeError(
                     f"the adapter of `{name}` has no such weight to be merged into",
                     fix="merge it into the network that it was trained on",
                 )
-            down, up = result[key].float(), result[key.replace("lora_A", "lora_B")].float()
             weight = base[name]
-            change = self.options.scale * (up.to(weight.device) @ down.to(weight.device))
-            merged[name] = (weight.float() + change).to(weight.dtype)
+            down, up = (parts[part].to(weight.device, torch.float32) for part in ("down", "up"))
+            whole = weight.float() + self.options.scale * (up @ down)
+            if "magnitude" in parts:
+                magnitude = parts["magnitude"].to(weight.device, torch.float32)
+                whole *= (magnitude / torch.linalg.norm(whole, dim=1))[:, None]
+            merged[name] = whole.to(weight.dtype)
         return merged
+
+    def _compare(self, found: Adapters, names: Sequence[str]) -> None:
+        """Raises ForgeError where the adapters to start from are not those of the options."""
+        o, problems = self.options, list[Problem]()
+        if missing := [name for name in names if name not in found.tensors]:
+            problems.append(Problem(f"{found.path} has no adapter of `{missing[0]}`, one of {len(missing)}"))
+        if more := [name for name in found.tensors if name not in names]:
+            problems.append(Problem(f"{found.path} has adapters of other layers too: {', '.join(more[:4])}"))
+        if problems:
+            problems[-1] = Problem(problems[-1].what, fix="choose the same `targets` as it was trained with")
+        ranks = {len(parts["down"]) for parts in found.tensors.values()}
+        if ranks != {o.rank}:
+            there = sorted(ranks)
+            problems.append(Problem(f"{found.path} has rank {there}, not {o.rank}", fix=f"rank = {there[0]}"))
+        if found.scale is not None and abs(found.scale - o.scale) > 1e-6 * found.scale:
+            fix = f"alpha = {found.scale * o.rank:g}"
+            problems.append(Problem(f"{found.path} has a scale of {found.scale:g}, not {o.scale:g}", fix=fix))
+        if o.dora and not all("magnitude" in parts for parts in found.tensors.values()):
+            problems.append(Problem(f"{found.path} was trained without DoRA", fix="dora = false"))
+        elif not o.dora and any("magnitude" in parts for parts in found.tensors.values()):
+            problems.append(Problem(f"{found.path} was trained with DoRA", fix="dora = true"))
+        if problems:
+            raise ForgeError(problems)
+
+
+@torch.no_grad()
+def _begin(layer: LoraLayer, rank: int, generator: torch.Generator) -> None:
+    """A fresh adapter, in float32, that changes nothing."""
+    down: Tensor = layer.lora_A[ADAPTER].float().get_parameter("weight")
+    up: Tensor = layer.lora_B[ADAPTER].float().get_parameter("weight")
+    down.copy_(torch.randn(down.shape, generator=generator) / rank)
+    up.zero_()
+    if ADAPTER in layer.lora_magnitude_vector:
+        magnitude = layer.lora_magnitude_vector[ADAPTER].float().get_parameter("weight")
+        magnitude.copy_(torch.linalg.norm(layer.get_base_layer().get_parameter("weight").float(), dim=1))
+
+
+@torch.no_grad()
+def _load(layer: LoraLayer, parts: Mapping[str, Tensor]) -> None:
+    """Fills the adapter."""
+    homes = {"down": layer.lora_A, "up": layer.lora_B, "magnitude": layer.lora_magnitude_vector}
+    for part, value in parts.items():
+        homes[part][ADAPTER].get_parameter("weight").copy_(value)
 
 
 def find_targets(net: nn.Module, targets: Sequence[str], rank: int) -> list[str]:
-    """Names of the linear layers whose names end, at a dot, with one of `targets`, in the order of `net`."""
+    """Names of the linear layers whose names end, at a dot, with what one of `targets` matches, in the order of `net`.
+
+    Raises ForgeError, naming all faults: a target without a layer, a layer narrower than the rank.
+    """
     linear = {name: module for name, module in net.named_modules() if isinstance(module, nn.Linear)}
     problems = [
         Problem(f"[method] targets: no linear layer's name ends with `{target}`", fix=_nearest(target, list(linear)))
@@ -117,7 +173,7 @@ def find_targets(net: nn.Module, targets: Sequence[str], rank: int) -> list[str]
 
 
 def _ends(name: str, target: str) -> bool:
-    return name == target or name.endswith("." + target)
+    return re.fullmatch(rf"(?:.*\.)?(?:{target})", name) is not None
 
 
 def _nearest(target: str, names: Sequence[str]) -> str:

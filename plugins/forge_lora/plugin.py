@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from cosmos_forge import Options, hookimpl
+from pydantic import Field, field_validator
+
+from cosmos_forge import Options, Problem, hookimpl
+
+if TYPE_CHECKING:
+    from cosmos_forge.plan import Plan
 
 
 class LoraOptions(Options):
@@ -14,17 +21,50 @@ class LoraOptions(Options):
     alpha: float | None = Field(
         None, gt=0, description="adapters are scaled by alpha / rank; default: rank, a scale of 1, as in Cosmos"
     )
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of an adapter's inputs left out in training; Cosmos has none"
+    )
     targets: list[str] = Field(
         ["attn.to_q.0", "attn.to_v.0"],
         min_length=1,
-        description="ends of the names of the linear layers to adapt; the default is query and value of the self- and "
-        "cross-attention of every block of Cosmos-Predict1",
+        description="ends of the names of the linear layers to adapt, or regular expressions of them; the default is "
+        "query and value of the self- and cross-attention of every block of Cosmos-Predict1",
     )
+    dora: bool = Field(
+        False, description="also train the length of each row of the adapted weights (DoRA, arXiv 2402.09353)"
+    )
+    start: str | None = Field(
+        None,
+        description="adapters to go on from: a folder of peft's, run:NAME for those that a run exported, or a training "
+        "file of Cosmos (iter_N_model.pt); default: fresh ones",
+    )
+
+    @field_validator("targets")
+    @classmethod
+    def _expressions(cls, targets: list[str]) -> list[str]:
+        for target in targets:
+            try:
+                re.compile(target)
+            except re.error as error:
+                raise ValueError(f"`{target}` is no regular expression: {error}") from None
+        return targets
 
     @property
     def scale(self) -> float:
         """y = W x + scale * up(down(x))."""
         return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    def check(self, plan: Plan) -> Iterator[Problem]:
+        """Whether what to start from is there, and would not count twice."""
+        if self.start is None:
+            return
+        if not plan.resolve(self.start).exists():
+            what = f"start = {self.start}: there is nothing at {plan.resolve(self.start)}"
+            yield plan.problem("method", "start", what, "give the path of a folder of peft's, or of a file")
+        model = plan.tables.get("model")
+        if model and getattr(model.options, "weights", None) == self.start and getattr(model.options, "lora_scale", 0):
+            what = f"the adapters in {self.start} would count twice: [model] weights merges them in"
+            yield plan.problem("method", "start", what, "set model.lora_scale = 0.0, or start from the weights alone")
 
 
 @hookimpl

@@ -17,6 +17,7 @@ from cosmos_forge.types import Batch, TextEmbedding
 from forge_cosmos1.dit import VARIANTS, DiT
 from forge_cosmos1.plugin import Video2WorldOptions
 from forge_cosmos1.video2world import Draws, Network, Video2World
+from forge_cosmos1.weights_files import open_weights
 from forge_lora.lora import Lora
 from forge_lora.plugin import LoraOptions
 
@@ -137,6 +138,24 @@ def test_checkpoint(case: Any, check: Callable[..., None]) -> None:
         check("averaged", net(*arguments(case)), case.tensors["out/loaded"], TOLERANCE)
 
 
+@pytest.mark.golden("b_checkpoint/*")
+@torch.no_grad()
+def test_goes_on_from_a_checkpoint(case: Any, check: Callable[..., None]) -> None:
+    """Base and adapters come from the reference's own file; merged in, they change nothing where the scale is 0."""
+    file = case.path.with_suffix("") / "iter_000000010_model.pt"
+    setting = case.record["config"]["peft_control"]
+    weights = open_weights(file, lora_scale=0).entries
+    net = DiT(case.dit_config())
+    net.load_state_dict({name[4:]: each.read().float() for name, each in weights.items() if name.startswith("net.")})
+    check("base", net(*arguments(case)), case.tensors["out/training_net_lora_off"], TOLERANCE)
+    options = LoraOptions(rank=setting["rank"], alpha=setting["scale"] * setting["rank"], start=str(file))
+    whole = nn.Module()
+    whole.net = net  # whose name the file puts before every tensor's
+    said = Lora(options, make_context(Path())).adapt(whole)
+    assert said.startswith("8 of 8 layers adapted") and said.endswith(f"going on from {file}")
+    check("adapted", net(*arguments(case)), case.tensors["out/training_net_regular_lora"], TOLERANCE)
+
+
 @pytest.mark.golden("c_train_step/*")
 def test_train_step(case: Any, check: Callable[..., None], tmp_path: Path) -> None:
     """Loss, gradients, and the adapters after clipping and one step of AdamW."""
@@ -182,5 +201,5 @@ def test_tensors_of_the_7b(case: Any, check: Callable[..., None]) -> None:
     said = lora.adapt(net)
     shapes = {name: list(parameter.shape) for name, parameter in lora.trainable(net).items()}
     assert shapes == {ours(name): shape for name, shape in case.record["shapes"].items()}
-    assert said == f"112 of 112 layers adapted, {case.record['parameters']:,} parameters"
+    assert said == f"112 of 112 layers adapted, {case.record['parameters']:,} parameters (224 tensors)"
     check("number of tensors", len(shapes), case.record["tensors"], 0)

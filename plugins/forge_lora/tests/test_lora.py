@@ -1,6 +1,7 @@
 """The method `lora` against its contract, and against peft itself."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ from peft import PeftModel
 from safetensors.torch import save_file
 
 from cosmos_forge import ForgeError
+from cosmos_forge.options import build_options
 from cosmos_forge.testing import MethodContract, TinyNet, make_context
-from forge_lora.lora import Lora
+from forge_lora.lora import Lora, find_targets
 from forge_lora.plugin import LoraOptions
 
 TARGETS = ["to_q", "to_v"]
@@ -18,6 +20,12 @@ TARGETS = ["to_q", "to_v"]
 class TestLora(MethodContract):
     use = "lora"
     options = {"rank": 3, "alpha": 6, "targets": TARGETS}
+    misfit = {"rank": 3, "targets": ["to_q", "to_w"]}
+
+
+class TestDora(MethodContract):
+    use = "lora"
+    options = {"rank": 3, "alpha": 6, "targets": TARGETS, "dora": True}
     misfit = {"rank": 3, "targets": ["to_q", "to_w"]}
 
 
@@ -40,7 +48,16 @@ def test_default_scale_is_one():
 
 def test_says_what_it_adapted(tmp_path):
     """Four layers of 10 x 7, each with rank * (in + out) parameters."""
-    assert method(tmp_path).adapt(TinyNet()) == "4 of 4 layers adapted, 204 parameters"
+    assert method(tmp_path).adapt(TinyNet()) == "4 of 4 layers adapted, 204 parameters (8 tensors)"
+
+
+def test_dora_trains_a_length_for_each_row(tmp_path):
+    """Seven rows more in each of the four layers; they begin as the rows' lengths, in float32 beside any dtype."""
+    net = TinyNet().bfloat16()
+    lora = method(tmp_path, dora=True)
+    assert lora.adapt(net) == "4 of 4 layers adapted, 232 parameters (12 tensors)"
+    magnitude = lora.trainable(net)["blocks.0.to_q.lora_magnitude_vector.default.weight"]
+    torch.testing.assert_close(magnitude, TinyNet().bfloat16().blocks[0].to_q.weight.float().norm(dim=1))
 
 
 def test_beginning(tmp_path):
@@ -67,10 +84,9 @@ def test_beside_bfloat16_adapters_are_float32(tmp_path):
     assert {value.grad.dtype for value in lora.trainable(net).values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("alpha", [None, 1.5])
-def test_peft_loads_the_result(tmp_path, alpha):
-    """The folder we publish, read by peft into a plain network, gives the adapted network's outputs."""
-    lora, net = adapted(tmp_path, alpha=alpha)
+def published(tmp_path, **options):
+    """An adapted network with random adapters; what is published of them lies in `tmp_path`."""
+    lora, net = adapted(tmp_path, **options)
     generator = torch.Generator().manual_seed(4)
     for value in lora.trainable(net).values():
         value.data = torch.randn(value.shape, generator=generator)
@@ -78,6 +94,14 @@ def test_peft_loads_the_result(tmp_path, alpha):
     save_file(result.tensors, tmp_path / f"{result.name}.safetensors")
     for name, text in result.texts.items():
         (tmp_path / name).write_text(text)
+    return net, result
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("alpha", [None, 1.5])
+def test_peft_loads_the_result(tmp_path, alpha, dora):
+    """The folder we publish, read by peft into a plain network, gives the adapted network's outputs."""
+    net, result = published(tmp_path, alpha=alpha, dora=dora)
     loaded = PeftModel.from_pretrained(TinyNet(), str(tmp_path))
     x_BLD = torch.randn(2, 5, 6)
     torch.testing.assert_close(loaded(x_BLD), net(x_BLD), atol=1e-6, rtol=1e-6)
@@ -100,6 +124,71 @@ def test_every_target_must_match(tmp_path):
 def test_targets_end_at_a_dot(tmp_path):
     with pytest.raises(ForgeError, match="ends with `o_q`"):
         method(tmp_path, targets=["o_q"]).adapt(TinyNet())
+
+
+def test_targets_may_be_patterns():
+    find = lambda *targets: find_targets(TinyNet(), targets, 3)  # noqa: E731
+    assert find("to_[qv]") == [f"blocks.{block}.to_{x}" for block in (0, 1) for x in "qv"]
+    assert find("blocks.1..*") == [f"blocks.1.to_{x}" for x in ("q", "v", "out")]
+    assert find("head|embed") == ["embed", "head"]
+    options, faults = build_options(LoraOptions, {"targets": ["to_(q"]})
+    assert options is None and "`to_(q` is no regular expression" in faults[0].what
+
+
+def test_dropout_in_training_alone(tmp_path):
+    """A share of an adapter's inputs is left out, the others grow by as much; generating leaves out none."""
+    net, _ = published(tmp_path, dropout=0.5)
+    plain, _ = published(tmp_path)
+    x_BLD = torch.randn(2, 5, 6)
+    torch.manual_seed(0)
+    assert not torch.equal(net(x_BLD), net(x_BLD))
+    torch.testing.assert_close(net.eval()(x_BLD), plain(x_BLD))
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_goes_on_from_adapters(tmp_path, dora):
+    """What was published is where training starts again, with the outputs it had."""
+    before, _ = published(tmp_path, alpha=6.0, dora=dora)
+    lora, net = adapted(tmp_path, alpha=6.0, dora=dora, start=str(tmp_path), seed=3)
+    for name, value in lora.trainable(net).items():
+        assert torch.equal(value, before.get_parameter(name)), name
+    x_BLD = torch.randn(2, 5, 6)
+    assert torch.equal(net(x_BLD), before(x_BLD))
+    (tmp_path / "model.safetensors").touch()  # what `run:NAME` names, beside the adapters
+    assert f"going on from {tmp_path}" in method(
+        tmp_path, alpha=6.0, dora=dora, start=str(tmp_path / "model.safetensors")
+    ).adapt(TinyNet())
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"rank": 2, "alpha": 2}, "has rank [3], not 2"),
+        ({"alpha": 6}, "has a scale of 1, not 2"),
+        ({"targets": ["to_q"]}, "has adapters of other layers too: blocks.0.to_v, blocks.1.to_v"),
+        ({"targets": ["to_q", "to_v", "to_out"]}, "has no adapter of `blocks.0.to_out`, one of 2"),
+        ({"dora": True}, "was trained without DoRA"),
+    ],
+)
+def test_other_adapters_are_refused(tmp_path, options, what):
+    published(tmp_path)
+    with pytest.raises(ForgeError) as raised:
+        method(tmp_path, start=str(tmp_path), **options).adapt(TinyNet())
+    assert what in raised.value.problems[0].what and raised.value.problems[-1].fix
+
+
+def test_files_without_adapters_are_refused(tmp_path):
+    save_file(TinyNet().state_dict(), tmp_path / "other.safetensors")
+    torch.save(TinyNet().state_dict(), tmp_path / "plain.pt")
+    torch.save({"model": Path("/")}, tmp_path / "odd.pt")
+    for name, what in {
+        "": "no adapters at",
+        "other.safetensors": "holds no adapters",
+        "plain.pt": "holds no adapters",
+        "odd.pt": "cannot be read",
+    }.items():
+        with pytest.raises(ForgeError, match=what):
+            method(tmp_path, start=str(tmp_path / name)).adapt(TinyNet())
 
 
 def test_rank_must_fit_the_layer(tmp_path):

@@ -1,0 +1,104 @@
+"""Adapters in files: peft's layout, which is read and written, and the reference's, which is read.
+
+In peft's names `lora_A` is down, of (rank, in), `lora_B` is up, of (out, rank), and DoRA's `lora_magnitude_vector` is
+of (out,). The reference (cosmos-predict1, training/utils/peft) keeps base and adapters in one `iter_N_model.pt`, where
+the adapter of the layer `to_q.0` is `to_q_lora.net.0` (down) and `to_q_lora.net.1` (up).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cosmos_forge import ForgeError
+
+PREFIX = "base_model.model."  # what peft puts before every name in a file
+STEM = "adapter_model"
+CONFIG = "adapter_config.json"
+PARTS = {"lora_A.weight": "down", "lora_B.weight": "up", "lora_magnitude_vector": "magnitude"}
+THERE = re.compile(r"(?P<layer>.+\.to_[a-z]+)_lora\.net\.(?P<part>[01])\.weight")
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """tensors: by layer and part ("down", "up", "magnitude"). scale: by which they were multiplied, if known."""
+
+    path: Path
+    tensors: dict[str, dict[str, Tensor]]
+    scale: float | None
+
+
+def read_adapters(path: Path) -> Adapters:
+    """The adapters behind a path: peft's folder, a file in it, or the reference's training file (its regular ones, not
+    the averaged). Raises ForgeError where there are none."""
+    if path.name == "model.safetensors":  # what a run exports whole, beside its adapter
+        path = path.parent
+    if path.suffix == ".pt":
+        found, scale = _from_reference(path), None
+    else:
+        file = path / f"{STEM}.safetensors" if path.is_dir() else path
+        if not file.exists():
+            raise ForgeError(f"there are no adapters at {file}", "give a folder that holds adapter_model.safetensors")
+        found, scale = by_layer(load_file(file)), _scale(file.parent / CONFIG)
+    if not found:
+        raise ForgeError(f"{path} holds no adapters", "give peft's folder, or a training file of Cosmos")
+    return Adapters(path, found, scale)
+
+
+def by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """peft's tensors by the layer that they stand beside, and their part in it."""
+    layers: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        for end, part in PARTS.items():
+            if name.endswith(f".{end}"):
+                layers.setdefault(name.removeprefix(PREFIX).removesuffix(f".{end}"), {})[part] = tensor
+    return layers
+
+
+def peft_config(rank: int, scale: float, targets: list[str], dropout: float, dora: bool) -> dict[str, Any]:
+    """What `adapter_config.json` says."""
+    return {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": scale * rank,
+        "lora_dropout": dropout,
+        "use_dora": dora,
+        "bias": "none",
+        "target_modules": targets,
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+    }
+
+
+def _scale(config: Path) -> float | None:
+    if not config.exists():
+        return None
+    said = json.loads(config.read_text(encoding="utf-8"))
+    return float(said["lora_alpha"]) / float(said["r"])
+
+
+def _from_reference(path: Path) -> dict[str, dict[str, Tensor]]:
+    """Nothing in the file is run: besides tensors it may hold bytes, which transformer_engine leaves there."""
+    try:
+        with torch.serialization.safe_globals([io.BytesIO]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # there is no end to what a damaged pickle can raise
+        raise ForgeError(
+            f"{path} cannot be read: {str(error).splitlines()[0]}", "write or download it again"
+        ) from error
+    state = content.get("model", content) if isinstance(content, dict) else {}
+    layers: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        if match := THERE.fullmatch(name):
+            part = ("down", "up")[int(match["part"])]
+            layers.setdefault(f"{match['layer']}.0", {})[part] = tensor.float()
+    return layers
