@@ -103,7 +103,7 @@ def _train(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
     if not any(STAGES[stage].parallel for stage in stages) or not {"parallelism", ROOT} <= plan.tables.keys():
         return
     try:
-        processes = plan.processes
+        groups = plan.groups
     except ValueError as error:
         yield plan.problem("parallelism", "processes", str(error))
         return
@@ -112,12 +112,13 @@ def _train(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
         return
     if "train" in stages and "train" in plan.tables:
         batch, micro = plan.train.batch_size, plan.train.micro_batch_size or 1
-        if batch % (processes * micro):
-            key = "micro_batch_size" if batch % processes == 0 else "batch_size"
+        if batch % (groups * micro):
+            key = "micro_batch_size" if batch % groups == 0 else "batch_size"
+            who = f"{groups} processes" if groups == plan.processes else f"{groups} groups of processes"
             at_once = f" and micro_batch_size = {micro}" if plan.train.micro_batch_size else ""
-            what = f"batch_size = {batch} cannot be shared out: {processes} processes{at_once} take multiples of"
-            up = -(-batch // (processes * micro)) * processes * micro
-            yield plan.problem("train", key, f"{what} {processes * micro}", f"batch_size = {up}")
+            what = f"batch_size = {batch} cannot be shared out: {who}{at_once} take multiples of"
+            up = -(-batch // (groups * micro)) * groups * micro
+            yield plan.problem("train", key, f"{what} {groups * micro}", f"batch_size = {up}")
 
 
 def _sizes(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:

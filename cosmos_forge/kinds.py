@@ -4,7 +4,7 @@ A component is built as `build(options, context)` (see `hookspecs`); `options` i
 `context` a `types.Context`. Three kinds answer questions before anything is built; what their Options must offer
 besides fields stands here too, as `<Kind>Options`. Tensors are on `context.device` unless said otherwise.
 
-Shape suffixes: B batch, C channels, T time, H height, W width, L text tokens, D width of a token.
+Shape suffixes: B batch, C channels, T time, H height, W width, L tokens, D width of one, N heads, E width of a head.
 """
 
 from __future__ import annotations
@@ -105,7 +105,10 @@ class Denoiser(Protocol):
 
 
 class ModelOptions(Protocol):
-    """weights: what to start from, as `Context.resolve` takes it; None for the component's own default."""
+    """weights: what to start from, as `Context.resolve` takes it; None for the component's own default.
+
+    A model whose network offers `share_sequence` also says `heads`, the number of its self-attentions' heads.
+    """
 
     weights: str | None
 
@@ -115,7 +118,8 @@ class Model(Protocol):
 
     net: every tensor that is trained or saved, under the names of the published weights; parameters may be on the meta
     device until `load`. It may be replaced by what a parallelism makes of it. blocks: names within `net` of the
-    repeated blocks, for sharding, compiling and recomputing. sigma_data: deviation of the data it was trained on;
+    repeated blocks, for sharding, compiling and recomputing. A net that can have each sample's tokens spread over
+    processes offers `share_sequence(sequence: SharedSequence)`. sigma_data: deviation of the data it was trained on;
     latents handed to a tokenizer are x0 / sigma_data.
     """
 
@@ -135,6 +139,30 @@ class Model(Protocol):
 
     def denoiser(self, condition: Condition, guidance: float) -> Denoiser:
         """x0 = cond + guidance * (cond - uncond); 0 is off and costs one evaluation instead of two."""
+        ...
+
+
+class SharedSequence(Protocol):
+    """A sample's tokens, spread over processes that all call the network on the whole sample and get its whole output.
+
+    A network splits what it computes on by itself: tokens where they enter its blocks, with what else there is for each
+    token; it joins them where they leave, and puts `attention` in place of each self-attention's kernel.
+    """
+
+    def split(self, x: Tensor, dim: int) -> Tensor:
+        """All tokens along `dim` -> this process's, in order, as many in each process; padded with zeros if need be."""
+        ...
+
+    def join(self, x: Tensor, dim: int) -> Tensor:
+        """This process's tokens -> all, without padding, the same in each process. Its gradient is such that the mean
+        over all processes of a weight's gradients is right, be it used on parts or on the whole."""
+        ...
+
+    def attention(
+        self, kernel: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """`kernel(q_BNLE, k_BNLE, v_BNLE) -> out_BNLE` of all L tokens and N heads -> one that takes this process's
+        tokens, after a `split`, and attends to all. E is the width of a head."""
         ...
 
 
@@ -160,7 +188,10 @@ class Method(Protocol):
 
 
 class ParallelismOptions(Protocol):
-    """processes: how many workers a stage gets on a machine with that many GPUs (0: none). Raises ValueError."""
+    """processes: how many workers a stage gets on a machine with that many GPUs (0: none). Raises ValueError.
+
+    Where several of them share a sample, `context` says how many do.
+    """
 
     def processes(self, gpus: int) -> int: ...
 
@@ -174,7 +205,8 @@ class Parallelism(Protocol):
         ...
 
     def apply(self, net: nn.Module, blocks: Sequence[str]) -> nn.Module:
-        """The module to call in place of `net`; its gradients are means over the data_size groups."""
+        """The module to call in place of `net`; its gradients are means over the data_size groups. It computes in the
+        context's dtype with weights that may be kept, and get gradients, in float32."""
         ...
 
     def exchange(self, net: nn.Module, on: bool) -> None:

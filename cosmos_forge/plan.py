@@ -90,6 +90,12 @@ class Plan:
         return int(cast(Any, self.options("parallelism")).processes(self.gpus))
 
     @property
+    def groups(self) -> int:
+        """Parts that a global batch is cut into: processes that share a sample count once. Raises as `processes`."""
+        options = self.options("parallelism") if "parallelism" in self.tables else None
+        return max(1, self.processes // int(getattr(options, "context", 1)))
+
+    @property
     def max_tokens(self) -> int:
         """Tokens of an encoded prompt."""
         return int(cast(Any, self.options("text_encoder")).max_tokens)

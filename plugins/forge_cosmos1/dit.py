@@ -31,6 +31,7 @@ from forge_cosmos1.embeddings import (
 from forge_cosmos1.variants import PATCH, VARIANTS, DiTConfig
 
 __all__ = ["VARIANTS", "DiT", "DiTConfig"]
+Along, Kernel = Callable[[Tensor, int], Tensor], Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class DiT(nn.Module):
@@ -51,6 +52,14 @@ class DiT(nn.Module):
         if config.add_augment_sigma_embedding:
             self.augment_sigma_embedder = nn.Sequential(Sinusoid(width), TimeEmbedding(width))
         self.affline_norm = nn.RMSNorm(width, eps=EPS)
+        self.split = self.join = whole
+
+    def share_sequence(self, split: Along, join: Along, attention: Callable[[Kernel], Kernel]) -> None:
+        """From now on the blocks work on the part of the tokens that `split` leaves, between attentions."""
+        self.split, self.join = split, join
+        for module in self.modules():
+            if isinstance(module, SelfAttention):
+                module.attn.attention = attention(module.attn.attention)
 
     def forward(
         self,
@@ -73,10 +82,11 @@ class DiT(nn.Module):
         channels.append(_padding_channel(padding_mask_B1HW, x_BCTHW))
         x_BTHWD = self.x_embedder(torch.cat(channels, dim=1))
         grid = x_BTHWD.shape[1:4]
-        x_BLD = x_BTHWD.flatten(1, 3)
+        x_BLD = self.split(x_BTHWD.flatten(1, 3), 1)
 
-        rotation_2BL1E = self.pos_embedder(grid, fps_B, x_BLD.dtype)
-        position_LD = self.extra_pos_embedder(grid).to(x_BLD) if self.config.extra_per_block_abs_pos_emb else None
+        rotation_2BL1E = self.split(self.pos_embedder(grid, fps_B, x_BLD.dtype), 2)
+        positioned = self.config.extra_per_block_abs_pos_emb
+        position_LD = self.split(self.extra_pos_embedder(grid).to(x_BLD), 0) if positioned else None
         time_BD = self.t_embedder[0](c_noise_B).to(x_BLD)
         shared_B3D = self.t_embedder[1](time_BD)
         if augment_c_noise_B is not None:
@@ -86,12 +96,17 @@ class DiT(nn.Module):
         text_BMD = text_BMD.to(x_BLD)
         for block in self.blocks.values():
             x_BLD = block(x_BLD, position_LD, time_BD, shared_B3D, text_BMD, rotation_2BL1E)
-        return self._unpatchify(self.final_layer(x_BLD, time_BD, shared_B3D), grid)
+        return self._unpatchify(self.join(self.final_layer(x_BLD, time_BD, shared_B3D), 1), grid)
 
     def _unpatchify(self, x_BLC: Tensor, grid: torch.Size) -> Tensor:
         """Not the patch embedding's inverse: here the channel is the fastest index, there the slowest."""
         T, H, W = grid
         return rearrange(x_BLC, "B (T H W) (h w C) -> B C T (H h) (W w)", T=T, H=H, W=W, h=PATCH, w=PATCH)
+
+
+def whole(x: Tensor, dim: int) -> Tensor:
+    """The tokens along `dim` as they are, where no other process has any."""
+    return x
 
 
 def _padding_channel(padding_mask_B1HW: Tensor | None, x_BCTHW: Tensor) -> Tensor:
@@ -180,7 +195,7 @@ class Attention(nn.Module):
     `attention` may be replaced, by one that sees the tokens of other processes as well, for instance.
     """
 
-    attention: Callable[[Tensor, Tensor, Tensor], Tensor]
+    attention: Kernel
 
     def __init__(self, width: int, context_width: int, num_heads: int) -> None:
         super().__init__()

@@ -87,6 +87,11 @@ class Video2WorldOptions(Options):
         """Whether training starts from nothing."""
         return self.weights == "fresh" or (self.weights is None and self.variant not in PUBLISHED)
 
+    @property
+    def heads(self) -> int:
+        """See `kinds.ModelOptions`."""
+        return VARIANTS[self.variant].num_heads
+
     def needs(self) -> list[Download]:
         return [PUBLISHED[self.variant]] if self.weights is None and not self.fresh else []
 

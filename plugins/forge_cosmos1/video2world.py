@@ -25,6 +25,7 @@ from forge_cosmos1.dit import VARIANTS, DiT, DiTConfig
 
 if TYPE_CHECKING:
     from cosmos_forge import Context
+    from cosmos_forge.kinds import SharedSequence
     from forge_cosmos1.plugin import Video2WorldOptions
 
 
@@ -53,6 +54,10 @@ class Network(nn.Module):
         super().__init__()
         self.net = DiT(config)
         self.logvar = nn.Sequential(FourierFeatures(128), nn.Linear(128, 1, bias=False))
+
+    def share_sequence(self, sequence: SharedSequence) -> None:
+        """See `kinds.Model`."""
+        self.net.share_sequence(sequence.split, sequence.join, sequence.attention)
 
     def forward(
         self,
