@@ -69,10 +69,10 @@ def _facts(plan: Plan) -> dict[str, list[str]]:
     if "text_encoder" in plan.tables:
         facts["text"] = [f"{plan.max_tokens} tokens of width {plan.options('text_encoder').width}"]
     if batch := _batch(plan):
-        facts["batch"] = [
-            "{batch_size} clips a step: {micro_batch_size} at once x {accumulation} accumulated"
-            " x {processes} processes; {clips} in all".format(**batch)
-        ]
+        shared = batch["groups"] < batch["processes"]
+        who = "{groups} groups of {processes} processes" if shared else "{processes} processes"
+        what = "{batch_size} clips a step: {micro_batch_size} at once x {accumulation} accumulated x " + who
+        facts["batch"] = [(what + "; {clips} in all").format(**batch)]
     if "sampler" in plan.tables and "generate" in plan.stages:
         evaluations = plan.options("sampler").evaluations
         twice = f", each twice for guidance = {plan.generate.guidance:g}" if plan.generate.guidance else ""
@@ -97,13 +97,14 @@ def _batch(plan: Plan) -> dict[str, int] | None:
     """How an optimizer step's clips are shared out."""
     if "train" not in plan.stages:
         return None
-    batch, processes = plan.train.batch_size, plan.processes
-    micro = plan.train.micro_batch_size or batch // processes
+    batch, groups = plan.train.batch_size, plan.groups
+    micro = plan.train.micro_batch_size or batch // groups
     return {
         "batch_size": batch,
-        "processes": processes,
+        "processes": plan.processes,
+        "groups": groups,
         "micro_batch_size": micro,
-        "accumulation": batch // (processes * micro),
+        "accumulation": batch // (groups * micro),
         "clips": batch * plan.train.steps,
     }
 

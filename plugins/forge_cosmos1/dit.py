@@ -31,7 +31,8 @@ from forge_cosmos1.embeddings import (
 from forge_cosmos1.variants import PATCH, VARIANTS, DiTConfig
 
 __all__ = ["VARIANTS", "DiT", "DiTConfig"]
-Along, Kernel = Callable[[Tensor, int], Tensor], Callable[[Tensor, Tensor, Tensor], Tensor]
+Along = Callable[[Tensor, int], Tensor]
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class DiT(nn.Module):
@@ -85,8 +86,8 @@ class DiT(nn.Module):
         x_BLD = self.split(x_BTHWD.flatten(1, 3), 1)
 
         rotation_2BL1E = self.split(self.pos_embedder(grid, fps_B, x_BLD.dtype), 2)
-        positioned = self.config.extra_per_block_abs_pos_emb
-        position_LD = self.split(self.extra_pos_embedder(grid).to(x_BLD), 0) if positioned else None
+        extra = self.config.extra_per_block_abs_pos_emb
+        position_LD = self.split(self.extra_pos_embedder(grid).to(x_BLD), 0) if extra else None
         time_BD = self.t_embedder[0](c_noise_B).to(x_BLD)
         shared_B3D = self.t_embedder[1](time_BD)
         if augment_c_noise_B is not None:
@@ -105,7 +106,7 @@ class DiT(nn.Module):
 
 
 def whole(x: Tensor, dim: int) -> Tensor:
-    """The tokens along `dim` as they are, where no other process has any."""
+    """x, where no other process has any of the tokens."""
     return x
 
 
