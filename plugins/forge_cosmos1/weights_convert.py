@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from forge_cosmos1.variants import PATCH, VARIANTS
 from forge_cosmos1.video2world import Network
 from forge_cosmos1.weights_diffusers import write_pipeline
 from forge_cosmos1.weights_files import Entry, Weights, open_weights
-from forge_cosmos1.weights_write import write_safetensors, write_weights
+from forge_cosmos1.weights_write import bytes_of, write_safetensors, write_weights
 
 FIRST = "net.x_embedder.proj.1.weight"  # its shape tells the published networks apart
 
@@ -55,8 +54,9 @@ def convert_weights(
         wanted = Network(VARIANTS[variant]).state_dict()
     missing = weights.match({name: value.shape for name, value in wanted.items()}, opened, source.allow_missing)
     entries = dict(_complete(wanted, opened))
-    on_tensor, notes = begin(len(entries)), list[str]()
-    with _whole(target, sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in entries.values())) as unfinished:
+    notes: list[str] = []
+    with _whole(target, bytes_of(entries)) as unfinished:
+        on_tensor = begin(len(entries))
         if form == "diffusers":
             notes = write_pipeline(unfinished, VARIANTS[variant], entries, tokenizer, text_encoder, on_tensor)
         elif form == "predict1":

@@ -47,7 +47,6 @@ def write_pipeline(
 ) -> list[str]:
     """Writes `folder`; returns what a person must know to load it."""
     parts = {"transformer": ["diffusers", "CosmosTransformer3DModel"], "scheduler": ["diffusers", "EDMEulerScheduler"]}
-    _write_transformer(folder / "transformer", config, entries, on_tensor)
     _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
     if tokenizer:
         _write_vae(folder / "vae", tokenizer)
@@ -57,6 +56,7 @@ def write_pipeline(
         kept = ENCODER_FILES if any(text_encoder.glob("*.safetensors")) else ENCODER_FILES_PICKLED
         _copy(text_encoder, folder / "text_encoder", kept)
         parts |= {"tokenizer": ["transformers", "T5TokenizerFast"], "text_encoder": ["transformers", "T5EncoderModel"]}
+    _write_transformer(folder / "transformer", config, entries, on_tensor)
     name = "CosmosVideoToWorldPipeline" if config.condition_mask else "CosmosTextToWorldPipeline"
     _write_json(folder / "model_index.json", {"_class_name": name, "_diffusers_version": VERSION, **parts})
     absent = [part for part in ("vae", "text_encoder", "tokenizer") if part not in parts]

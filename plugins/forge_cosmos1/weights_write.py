@@ -21,7 +21,7 @@ def write_weights(
     """`<stem>.safetensors`, or, where that would have more than `shard` bytes, several with an index."""
     groups: list[dict[str, Entry]] = [{}]
     for name, entry in entries.items():
-        if groups[-1] and _bytes(groups[-1]) + _bytes({name: entry}) > shard:
+        if groups[-1] and bytes_of(groups[-1]) + bytes_of({name: entry}) > shard:
             groups.append({})
         groups[-1][name] = entry
     if len(groups) == 1:
@@ -32,7 +32,7 @@ def write_weights(
         file = f"{stem}-{number:05}-of-{len(groups):05}.safetensors"
         write_safetensors(folder / file, group, on_tensor)
         place |= dict.fromkeys(group, file)
-    index = {"metadata": {"total_size": _bytes(entries)}, "weight_map": place}
+    index = {"metadata": {"total_size": bytes_of(entries)}, "weight_map": place}
     (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
@@ -43,7 +43,7 @@ def write_safetensors(path: Path, entries: Mapping[str, Entry], on_tensor: Calla
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, entry in ordered.items():
-        begin, end = end, end + _bytes({name: entry})
+        begin, end = end, end + bytes_of({name: entry})
         header[name] = {"dtype": NAMES[entry.dtype], "shape": list(entry.shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -55,5 +55,6 @@ def write_safetensors(path: Path, entries: Mapping[str, Entry], on_tensor: Calla
             on_tensor()
 
 
-def _bytes(entries: Mapping[str, Entry]) -> int:
+def bytes_of(entries: Mapping[str, Entry]) -> int:
+    """How much the tensors take, in their own precision."""
     return sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in entries.values())
