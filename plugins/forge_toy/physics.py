@@ -17,6 +17,10 @@ from forge_toy.plugin import ToyPhysicsOptions
 if TYPE_CHECKING:
     from cosmos_forge import Context
 
+# One thread, and none of x264's shortcuts whose outcome hangs on the processor and, in pictures as small as these, on
+# memory that was never set: the same frames always give the same file.
+ENCODING = {"crf": "6", "threads": "1", "x264-params": "cpu-independent=1"}
+
 
 def simulated(options: ToyPhysicsOptions, context: Context) -> Any:
     """The dataset `video-folder` over the clips, after writing those that are not there yet.
@@ -64,7 +68,7 @@ def _write_video(frames_THWC: np.ndarray, fps: int, path: Path) -> None:
     model learns."""
     part = _part(path)
     with av.open(str(part), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "6", "threads": "1"})
+        stream = container.add_stream("libx264", rate=Fraction(fps), options=ENCODING)
         stream.height, stream.width = frames_THWC.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for frame in frames_THWC:

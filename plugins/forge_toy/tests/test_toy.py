@@ -12,7 +12,7 @@ import torch
 
 from cosmos_forge.testing import DatasetContract, LatentTokenizerContract, TextEncoderContract, make_context
 from forge_toy.balls import BOUNCE, RADIUS, Balls, caption, render, simulate, start
-from forge_toy.physics import simulated
+from forge_toy.physics import simulated, write_clip
 from forge_toy.plugin import ToyPhysicsOptions, ToyTextOptions, ToyTokenizerOptions
 from forge_toy.text import ToyTextEncoder, word_vector
 from forge_toy.tokenizer import AXES_KC, ToyTokenizer, resampling
@@ -185,6 +185,17 @@ def test_only_missing_clips_are_written_and_always_the_same(tmp_path):
     assert first.keys() == second.keys() and len(first) == 3
     assert [path for path in first if first[path][0] != second[path][0]] == [gone]
     assert first[gone][1] == second[gone][1]
+
+
+def test_the_same_frames_give_the_same_file_whatever_memory_held_before(tmp_path):
+    options = ToyPhysicsOptions(clips=1, height=32, width=32)
+    digests = set()
+    for number in range(60):
+        noise = [np.random.default_rng(number).bytes(30_000 * size) for size in range(1, 6)]
+        write_clip(options, 3, tmp_path / "clip.mp4", tmp_path / "clip.txt")
+        del noise
+        digests.add(hashlib.sha256((tmp_path / "clip.mp4").read_bytes()).hexdigest())
+    assert len(digests) == 1
 
 
 def test_other_settings_other_folder(tmp_path):
