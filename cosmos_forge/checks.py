@@ -30,7 +30,7 @@ def check(plan: Plan, recipe: Recipe, stages: tuple[str, ...]) -> list[Problem]:
     missing = list(_missing(plan, recipe, stages))
     whole = not missing and plan.tables.keys() >= {ROOT, *recipe.values, *stages}
     problems += missing
-    for part in (_train, _sizes, _generate):
+    for part in (_train, _sizes, _export, _generate):
         problems += part(plan, stages)
     problems += _plugins(plan, stages, whole)
     if whole:
@@ -140,6 +140,16 @@ def _sizes(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
                 use = plan.use("latent_tokenizer")
                 what = f"latent tokenizer `{use}` does not fit clips of {'x'.join(map(str, sizes))}: {error}"
                 yield plan.problem(table, (given or ["use"])[0], what, "frames x height x width are meant")
+
+
+def _export(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
+    """Forms that the model does not offer."""
+    if "export" in stages and {"export", "model"} <= plan.tables.keys():
+        offered = getattr(plan.options("model"), "forms", {})
+        for form in plan.export.forms:
+            if form not in offered:
+                what = f"the model `{plan.use('model')}` offers no form `{form}`"
+                yield plan.problem("export", "forms", what, nearest(form, offered))
 
 
 def _generate(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:

@@ -107,7 +107,10 @@ class Denoiser(Protocol):
 class ModelOptions(Protocol):
     """weights: what to start from, as `Context.resolve` takes it; None for the component's own default.
 
-    A model whose network offers `share_sequence` also says `heads`, the number of its self-attentions' heads.
+    A model whose network offers `share_sequence` also says `heads`, the number of its self-attentions' heads. One that
+    can write what was trained in forms of its own says `forms`: by the name that `export.forms` takes, import strings
+    of functions of the options and a `types.Trained`, which return how to write each file or folder, by its path within
+    the export's.
     """
 
     weights: str | None

@@ -87,7 +87,7 @@ class Run:
     def finish(self, stage: str, digest: str) -> list[Artifact]:
         """Records that a stage is done, with a checksum of each file it left."""
         artifacts = {
-            name: {"path": str(path.relative_to(self.folder)), "sha256": _checksums(path)}
+            name: {"path": os.path.relpath(path, self.folder), "sha256": _checksums(path)}
             for name, path in self._artifacts.items()
         }
         write_json(self.folder / "stages" / f"{stage}.json", {"digest": digest, "artifacts": artifacts})

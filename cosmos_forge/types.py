@@ -98,6 +98,23 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """What training left, for a model that writes it in a form of its own.
+
+    step: optimizer steps done, in which `samples` clips were seen. base: plain weights before training, by name.
+    regular, averaged: the method's results, the latter where averages were kept. merged: plain weights after training,
+    of the kind that the export chose. All on the CPU.
+    """
+
+    step: int
+    samples: int
+    base: Mapping[str, Tensor]
+    regular: Result
+    averaged: Result | None
+    merged: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
 class World:
     """The processes of a stage, seen from one of them.
 

@@ -67,6 +67,8 @@ class ExportOptions(Options):
 
     weights: Literal["auto", "ema", "regular"] = Field("auto", description="auto: the averaged ones if train.ema is on")
     merge: bool = Field(True, description="also write whole weights with the method's result merged in")
+    forms: list[str] = Field([], description="forms to write besides, of those that the model offers")
+    folder: str | None = Field(None, description="where these go; default: beside the safetensors, in the run")
 
 
 class GenerateOptions(Options):

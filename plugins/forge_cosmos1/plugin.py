@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,11 @@ PUBLISHED = {
 
 class Video2WorldOptions(Options):
     """Cosmos-Predict1 Video2World: goes on from the first frames of a video, as a prompt says."""
+
+    forms: ClassVar[dict[str, str]] = {
+        "predict1": "forge_cosmos1.weights_export:predict1",
+        "diffusers": "forge_cosmos1.weights_export:diffusers",
+    }
 
     variant: Literal["7b-video2world", "14b-video2world", "tiny"] = Field(
         "7b-video2world", description="size of the network; tiny has no published weights and trains on a CPU"
