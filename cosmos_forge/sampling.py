@@ -37,7 +37,7 @@ class Job:
 def embed_texts(
     plan: Plan, context: Context, prompts: list[str], negative: str | None
 ) -> dict[str | None, TextEmbedding]:
-    """Embeddings by prompt, from the cache that `prepare` fills too."""
+    """Embeddings by prompt, from the cache that `prepare` fills too. prompts: the same in every process."""
     cache = Cache(plan, context, "text_encoder")
     wanted = sorted({*prompts, *([negative] if negative else [])})
     encode_texts(plan, context, cache, wanted)

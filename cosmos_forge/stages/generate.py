@@ -40,7 +40,7 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     jobs = _jobs(plan, run, context)
     size = plan.video_size()
     mine = jobs[world.rank :: world.size]
-    texts = embed_texts(plan, context, [job.prompt for job in mine], options.negative_prompt)
+    texts = embed_texts(plan, context, [job.prompt for job in jobs], options.negative_prompt)
     given = encode_given(plan, context, mine)
 
     frames = {}

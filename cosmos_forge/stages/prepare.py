@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,18 +61,20 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     del tokenizer
     _free(context)
 
-    encode_texts(plan, context, texts, sorted({caption for caption, _ in captions.values()}))
-    _free(context)
-
     captions, rejected = _from_everyone(captions, rejected, world.size)
+    encode_texts(plan, context, texts, [caption for caption, _ in captions.values()])
+    _free(context)
     _write(plan, run, dataset, captions, rejected, latents.path, texts.path)
 
 
 class Cache:
-    """A folder for what one component makes, under a digest of its settings; shared by all runs beside each other."""
+    """A folder for what one component makes, under a digest of its settings and local files; shared by all runs beside
+    each other."""
 
     def __init__(self, plan: Plan, context: Context, table: str) -> None:
         settings = [plan.use(table), plan.values(table), str(context.dtype)]
+        if files := plan.options(table).fingerprint():
+            settings.append(files)
         name = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
         self.folder = plan.cache / f"{table}-{name}"
 
@@ -81,17 +83,22 @@ class Cache:
         return self.folder / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
 
 
-def encode_texts(plan: Plan, context: Context, cache: Cache, prompts: list[str]) -> None:
-    """Encodes the prompts that are not in the cache yet; equal ones once. Only real tokens are kept."""
-    missing = [prompt for prompt in prompts if not cache.path(prompt).exists()]
-    if not missing:
-        return
-    encoder: TextEncoder = component(plan, "text_encoder", context)
-    for done, prompt in enumerate(missing):
-        context.emit(events.Progress("captions", done, len(missing), "captions"))
-        embedding = encoder.encode([prompt])
-        save_tensors(cache.path(prompt), {"tokens": embedding.tokens_BLD[0, : int(embedding.mask_BL[0].sum())]})
-    context.emit(events.Progress("captions", len(missing), len(missing), "captions"))
+def encode_texts(plan: Plan, context: Context, cache: Cache, prompts: Iterable[str]) -> None:
+    """Encodes the prompts, the same in every process, that are not in the cache yet: each once, by one process.
+
+    Only real tokens are kept. One prompt at a time: in a batch, rounding would depend on its company.
+    """
+    world = context.world
+    missing = [prompt for prompt in sorted(set(prompts))[world.rank :: world.size] if not cache.path(prompt).exists()]
+    if missing:
+        encoder: TextEncoder = component(plan, "text_encoder", context)
+        for done, prompt in enumerate(missing):
+            context.emit(events.Progress("captions", done, len(missing), "captions"))
+            embedding = encoder.encode([prompt])
+            save_tensors(cache.path(prompt), {"tokens": embedding.tokens_BLD[0, : int(embedding.mask_BL[0].sum())]})
+        context.emit(events.Progress("captions", len(missing), len(missing), "captions"))
+    if world.size > 1:
+        dist.barrier()
 
 
 def _write(

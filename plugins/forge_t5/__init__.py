@@ -1,1 +1,1 @@
-"""The text encoder `t5`."""
+"""The text encoders `t5` and `t5-pickles`."""

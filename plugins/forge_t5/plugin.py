@@ -1,4 +1,4 @@
-"""Registers `t5`."""
+"""Registers `t5`, `t5-pickles`, and the command `forge embed`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from cosmos_forge import Download, Options, Problem, hookimpl
+from forge_t5.captions import faults, fingerprint, read_captions, unknown
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
 
 PUBLISHED = "google-t5/t5-11b"
+ON_HUB = r"[\w-][\w.-]*/[\w.-]+"
 
 
 class T5Options(Options):
@@ -43,7 +45,7 @@ class T5Options(Options):
         """Whether there is such a folder, and whether it holds a T5 of this width."""
         config = Path(self.model) / "config.json"
         if not config.parent.is_dir():
-            if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", self.model):
+            if not re.fullmatch(ON_HUB, self.model):
                 fix = "give the path of a folder, or owner/name of a repository on the hub"
                 yield plan.problem("text_encoder", "model", f"there is no folder {self.model}", fix)
         elif not config.exists():
@@ -54,6 +56,45 @@ class T5Options(Options):
             yield plan.problem("text_encoder", "width", what, f"width = {width}")
 
 
+class T5PicklesOptions(Options):
+    """Embeddings that lie beside captions: `t5_xxl/*.pickle`, as Cosmos post-training makes them; encodes nothing."""
+
+    path: str = Field(description="folder that holds `metas/*.txt` and `t5_xxl/*.pickle`, one name for both")
+    width: int = Field(1024, ge=1, description="numbers a token; 1024 is T5-11B's, as in Cosmos")
+    max_tokens: int = Field(512, ge=1, description="tokens an embedding is padded to with zeros; 512 as in Cosmos")
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.path).expanduser()
+
+    def fingerprint(self) -> str:
+        """Of captions and pickles; changes when one is written anew."""
+        return fingerprint(self.folder)
+
+    def check(self, plan: Plan) -> Iterable[Problem]:
+        """Whether every caption has an embedding, of itself as far as is known, and prompts are captions."""
+        found = list(faults(self.folder))
+        for what, fix in found:
+            yield plan.problem("text_encoder", "path", what, fix)
+        if found or "generate" not in plan.stages or "generate" not in plan.tables:
+            return
+        captions = set(read_captions(self.folder)[0].values())
+        for key in ("prompt", "negative_prompt"):
+            prompt = getattr(plan.generate, key)
+            if prompt and prompt.strip() not in captions:
+                yield plan.problem("generate", key, *unknown(prompt.strip(), captions))
+
+
 @hookimpl
 def register_text_encoders(register):
-    register("t5", options=T5Options, build="forge_t5.t5:T5")
+    register("t5", options=T5Options, build="forge_t5.t5:build")
+    register("t5-pickles", options=T5PicklesOptions, build="forge_t5.stored:T5Pickles")
+
+
+@hookimpl
+def register_commands(register):
+    register(
+        "embed",
+        help="Write T5 embeddings of a dataset's captions, for `t5-pickles` and for the reference.",
+        run="forge_t5.commands:embed",
+    )

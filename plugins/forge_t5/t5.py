@@ -23,22 +23,26 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PAD = 0  # of every T5
 
 
+def build(options: T5Options, context: Context) -> T5:
+    """The text encoder `t5` of a recipe."""
+    needs = options.needs()
+    folder = context.files(needs[0]) if needs else Path(options.model)
+    return T5(folder, options.width, options.max_tokens, options.dtype, context.device)
+
+
 class T5:
     """`kinds.TextEncoder`. Raises ForgeError for files that are missing or are not a T5 of the promised width."""
 
-    def __init__(self, options: T5Options, context: Context) -> None:
-        self.options = options
-        self.device = context.device
-        needs = options.needs()
-        folder = context.files(needs[0]) if needs else Path(options.model)
-        self.tokenizer = load_tokenizer(folder, options.max_tokens)
-        self.model = load_model(folder, DTYPES[options.dtype])
-        if self.model.config.d_model != options.width:
+    def __init__(self, folder: Path, width: int, max_tokens: int, dtype: str, device: torch.device) -> None:
+        self.device = device
+        self.tokenizer = load_tokenizer(folder, max_tokens)
+        self.model = load_model(folder, DTYPES[dtype])
+        if self.model.config.d_model != width:
             raise ForgeError(
-                f"[text_encoder] width is {options.width}, but {options.model} gives {self.model.config.d_model}",
+                f"[text_encoder] width is {width}, but {folder} gives {self.model.config.d_model}",
                 fix=f"width = {self.model.config.d_model}",
             )
-        self.model.to(self.device)  # type: ignore[arg-type]  # transformers' annotation
+        self.model.to(device)  # type: ignore[arg-type]  # transformers' annotation
 
     def encode(self, prompts: Sequence[str]) -> TextEmbedding:
         """One prompt at a time, so that none sees the rounding of another's company."""

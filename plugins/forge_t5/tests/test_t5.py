@@ -6,35 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tokenizers import SentencePieceUnigramTokenizer
-from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import PreTrainedTokenizerFast, T5ForConditionalGeneration
 
 from cosmos_forge import Download, ForgeError, Problem
 from cosmos_forge.testing import TextEncoderContract, make_context
 from forge_t5.plugin import T5Options
-from forge_t5.t5 import T5
+from forge_t5.t5 import build
 
 WIDTH, TOKENS = 24, 16
-SENTENCES = ["a red ball", "two robots carry a box through a long corridor", "words of a small world", "the ball rolls"]
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    """A folder like google-t5/t5-11b's: weights of encoder and decoder in one .bin, tokenizer.json, nothing else."""
-    folder = tmp_path_factory.mktemp("t5")
-    tokenizer = SentencePieceUnigramTokenizer()
-    tokenizer.train_from_iterator(
-        SENTENCES * 20, vocab_size=60, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
-    )
-    tokenizer._tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    torch.manual_seed(0)
-    config = T5Config(vocab_size=80, d_model=WIDTH, d_kv=8, d_ff=32, num_layers=2, num_heads=3)
-    model = T5ForConditionalGeneration(config)
-    (folder / "config.json").write_text(config.to_json_string())
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    return folder
 
 
 @pytest.fixture
@@ -51,7 +30,7 @@ class TestT5(TextEncoderContract):
 
 
 def encoder(options, tmp_path, **changes):
-    return T5(T5Options(**{**options, **changes}), make_context(tmp_path))
+    return build(T5Options(**{**options, **changes}), make_context(tmp_path))
 
 
 def test_is_the_encoder_of_the_whole_model(folder, options, tmp_path):
@@ -102,7 +81,7 @@ def test_a_folder_needs_no_download(options):
 
 
 def test_downloaded_files_are_used(folder, options, tmp_path):
-    text = T5(T5Options(width=WIDTH, max_tokens=TOKENS), make_context(tmp_path, files=lambda download: folder))
+    text = build(T5Options(width=WIDTH, max_tokens=TOKENS), make_context(tmp_path, files=lambda download: folder))
     expected = encoder(options, tmp_path).encode(["a red ball"])
     assert torch.equal(text.encode(["a red ball"]).tokens_BLD, expected.tokens_BLD)
 
