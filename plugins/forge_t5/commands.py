@@ -54,9 +54,11 @@ def embed(
 
 def _load(model: str, dtype: str) -> T5:
     import torch
+    from transformers import logging
 
     from forge_t5.t5 import T5
 
+    logging.set_verbosity_error()  # it would list the decoder; what the encoder lacks is an error of ours
     folder = _find(model)
     config = folder / "config.json"
     if not config.exists():
