@@ -1,6 +1,7 @@
 """`python -m cosmos_forge.worker RUN STAGE`: one process of one stage.
 
-It reads the plan, builds components and calls the stage. This is the debugger's door too: with the run directory of an earlier `forge run` it works by itself.
+It reads the plan, builds components and calls the stage. This is the debugger's door too: with the run directory of an
+earlier `forge run` it works by itself.
 """
 
 from __future__ import annotations
