@@ -23,7 +23,7 @@ LARGEST, SMALLEST = 448.0, 2.0**-9  # of e4m3
 class AdamW8bit(torch.optim.Optimizer):
     """AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101) for float32 parameters, plain or DTensors.
 
-    State of a matrix: `exp_avg` and `exp_avg_sq_root`, float8 of its shape, each with `.._scale`, float32, of one number
+    State of a matrix: `exp_avg` and `exp_avg_sq_root`, float8 of its shape, each with a `.._scale`, float32, one number
     a block of a row; all sharded as the parameter is, so that any number of processes can read them. `found_inf`: a
     scalar on the device; unless it is 0 the step changes nothing.
     """

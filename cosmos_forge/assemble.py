@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from cosmos_forge import checkpoint, events
+from cosmos_forge.adamw8bit import AdamW8bit
 from cosmos_forge.compiling import compile_blocks
 from cosmos_forge.ema import PowerEMA
 from cosmos_forge.kinds import Method, Model, Parallelism
+from cosmos_forge.recompute import choose_levels, recompute_blocks
 from cosmos_forge.worker import component
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
     from cosmos_forge.run import Run
+    from cosmos_forge.stages.options import TrainOptions
     from cosmos_forge.types import Context
 
 
@@ -45,7 +48,7 @@ class Assembly:
 
 
 def assemble(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Assembly:
-    """Load, adapt, compile, parallelise, optimizer, average, resume: in this order."""
+    """Load, adapt, compile, parallelise, recompute, optimizer, average, resume: in this order."""
     options = plan.train
     model: Model = component(plan, "model", context)
     method: Method = component(plan, "method", context)
@@ -64,14 +67,9 @@ def assemble(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -
     # Sharding replaces parameters, so they are looked up again.
     current = dict(plain.named_parameters())
     parameters = {name: current[name] for name in parameters}
-    optimizer = torch.optim.AdamW(
-        list(parameters.values()),
-        lr=options.lr,
-        betas=options.betas,
-        eps=options.eps,
-        weight_decay=options.weight_decay,
-        fused=True,
-    )
+    # Last of what changes the network: what is to be forgotten depends on how much of it this process holds.
+    recompute_blocks(plain, model.blocks, choose_levels(plan, plain, model.blocks, context))
+    optimizer = _optimizer(parameters, options)
     ema = PowerEMA(cast("dict[str, Tensor]", parameters), options.ema_width) if options.ema else None
     assembly = Assembly(model, parameters, optimizer, ema)
     if newest := checkpoint.latest(run.checkpoints):
@@ -80,14 +78,24 @@ def assemble(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -
     return assembly
 
 
+def _optimizer(parameters: dict[str, nn.Parameter], options: TrainOptions) -> torch.optim.Optimizer:
+    """AdamW, which leaves out a step without asking the device where its `found_inf` is not 0."""
+    trained = list(parameters.values())
+    settings: dict[str, Any] = {key: getattr(options, key) for key in ("lr", "betas", "eps", "weight_decay")}
+    if options.optimizer_state == "8bit":
+        return AdamW8bit(trained, **settings)
+    return torch.optim.AdamW(trained, **settings, fused=True)
+
+
 def _resume(assembly: Assembly, folder: Path) -> None:
     """Restores weights, averages and optimizer state in place."""
     saved = checkpoint.read_state(folder)
-    for name, parameter in assembly.parameters.items():
-        for key, entry in saved["tensors"].items():
-            prefix = f"optimizer/{name}/"
-            if key.startswith(prefix):
-                like = torch.zeros_like(parameter) if entry["shape"] else torch.zeros((), device=parameter.device)
-                assembly.optimizer.state[parameter][key[len(prefix) :]] = like
+    optimizer = assembly.optimizer
+    for parameter in assembly.parameters.values():
+        if isinstance(optimizer, AdamW8bit):
+            optimizer.state[parameter] = optimizer.start(parameter)
+        else:
+            step, like = torch.zeros((), device=parameter.device), torch.zeros_like(parameter)
+            optimizer.state[parameter] = {"step": step, "exp_avg": like, "exp_avg_sq": like.clone()}
     checkpoint.restore(folder, assembly.tensors())
     assembly.step, assembly.pending = saved["step"], saved["pending"]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class DatasetOptions(Protocol):
-    """num_frames, height, width: of every clip, in pixels."""
+    """num_frames, height, width: of every clip, in pixels; of the largest, where there are several sizes."""
 
     num_frames: int
     height: int
@@ -45,9 +45,13 @@ class Dataset(Protocol):
         """The key of the clip at `index`, without reading its frames."""
         ...
 
+    def caption(self, index: int) -> str:
+        """The caption of the clip at `index`, without reading its frames."""
+        ...
+
     def fingerprint(self, index: int) -> str:
-        """Changes whenever the frames or the caption of the clip would; cheap, no decoding. Prepared clips are kept
-        under it."""
+        """Changes whenever the frames of the clip would, or their rate; cheap, no decoding. Its latents are kept under
+        it, and those of its caption under that, so that a new caption leaves the latents as they are."""
         ...
 
 
@@ -110,7 +114,8 @@ class ModelOptions(Protocol):
     A model whose network offers `share_sequence` also says `heads`, the number of its self-attentions' heads. One that
     can write what was trained in forms of its own says `forms`: by the name that `export.forms` takes, import strings
     of functions of the options and a `types.Trained`, which return how to write each file or folder, by its path within
-    the export's.
+    the export's. One whose training memory is to be predicted says `activations(latent_shape, frozen)`: the
+    `types.Activations` of a sample with latents of (C, T, H, W), where most weights are frozen or all train.
     """
 
     weights: str | None

@@ -49,6 +49,14 @@ class TrainOptions(Options):
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises linearly from near zero")
     final_lr_factor: float = Field(1.0, ge=0, le=1, description="the learning rate falls linearly to this part of it")
     clip_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this global L2 norm")
+    optimizer_state: Literal["fp32", "8bit"] = Field(
+        "fp32", description="AdamW's two moments: 8 bytes a trained number, or 2 and a little less exact"
+    )
+    recompute: Literal["auto", "none", "attention", "block"] = Field(
+        "auto",
+        description="what blocks compute again in the backward pass to need less memory: nothing, all but attention, "
+        "or everything; auto: as little as fits on the GPU, nothing on a CPU",
+    )
     ema: bool = Field(False, description="keep power-function averaged weights (EDM2, arXiv 2312.02696)")
     ema_width: float = Field(0.1, gt=0, lt=0.28, description="relative width of the average; 0.1 as in Cosmos")
     save_every: int = Field(200, ge=1, description="steps between checkpoints")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from cosmos_forge import Download, Options, Problem, hookimpl
+from cosmos_forge.types import Activations
 from forge_cosmos1.tokenizer_options import TokenizerOptions
 from forge_cosmos1.variants import PATCH, VARIANTS
 
@@ -99,6 +100,17 @@ class Video2WorldOptions(Options):
 
     def needs(self) -> list[Download]:
         return [PUBLISHED[self.variant]] if self.weights is None and not self.fresh else []
+
+    def activations(self, latent_shape: tuple[int, int, int, int], frozen: bool) -> Activations:
+        """What a block keeps of a sample, counted in tensors of one token's width a token: see `test_activations.py`.
+
+        Frozen linear layers need none of their inputs. Of self- and cross-attention `attention` keeps the output each.
+        """
+        _, frames, rows, columns = latent_shape
+        stream = frames * (rows // PATCH) * (columns // PATCH) * VARIANTS[self.variant].model_channels
+        return Activations(
+            whole=(27 if frozen else 42) * stream, attention=3 * stream, block=stream, working=10 * stream
+        )
 
     def check(self, plan: Plan) -> Iterator[Problem]:
         """Whether latents and text of the other tables fit the network, and the weights are there."""
