@@ -7,10 +7,12 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,7 +23,8 @@ from cosmos_forge.types import Batch, TextEmbedding
 
 @dataclass(frozen=True)
 class PreparedClip:
-    """One line of `prepared/index.jsonl`. held_out: kept from training. latents, text: files with its tensors."""
+    """One line of `prepared/index.jsonl`. held_out: kept from training. latents, text: files with its tensors. shape:
+    (C, T, H, W) of the latents."""
 
     key: str
     held_out: bool
@@ -29,6 +32,7 @@ class PreparedClip:
     caption: str
     latents: str
     text: str
+    shape: tuple[int, ...] = ()
 
 
 def write_index(path: Path, clips: Sequence[PreparedClip]) -> None:
@@ -40,7 +44,14 @@ def read_index(path: Path) -> list[PreparedClip]:
     """The prepared clips of a run, in the dataset's order."""
     if not path.exists():
         raise ForgeError("there are no prepared clips in this run", "run the stage `prepare` first")
-    return [PreparedClip(**json.loads(line)) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [PreparedClip(**{**row, "shape": tuple(row.get("shape", ()))}) for row in rows]
+
+
+def latents_shape(path: Path) -> tuple[int, ...]:
+    """(C, T, H, W) of a clip's latents, without reading them."""
+    with safe_open(path, framework="pt") as file:
+        return tuple(file.get_slice("latents").get_shape())
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -61,9 +72,6 @@ def pad_text(tokens_LD: Tensor, max_tokens: int) -> TextEmbedding:
 def load_batch(clips: Sequence[PreparedClip], max_tokens: int) -> Batch:
     """Reads clips of one shape into a batch on the CPU."""
     latents = [load_file(clip.latents)["latents"] for clip in clips]
-    shapes = {tuple(each.shape) for each in latents}
-    if len(shapes) > 1:
-        raise ForgeError(f"clips of different shapes in one batch: {sorted(shapes)}", "set train.micro_batch_size = 1")
     texts = [pad_text(load_file(clip.text)["tokens"].float(), max_tokens) for clip in clips]
     return Batch(
         latents_BCTHW=torch.stack(latents),
@@ -91,6 +99,43 @@ def clip_at(position: int, clips: int, seed: int) -> int:
     return int(order[place])
 
 
+class Order:
+    """Which clip training takes at each position, where all of an optimizer step's clips must have one shape.
+
+    A lap is as many steps as there are clips. A shape has one for each of its clips, spread evenly over the lap with
+    chance in the small; within a shape each clip comes once before any comes again. So on the way every clip is seen
+    equally often, in whatever shape. All is a function of seed and position: resuming needs no state, and the number of
+    processes does not matter. Where all clips are of one shape it is `clip_at`.
+    """
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]], batch_size: int, seed: int) -> None:
+        self.batch_size, self.seed, self.steps = batch_size, seed, len(shapes)
+        self.members = [
+            [index for index, each in enumerate(shapes) if each == shape] for shape in dict.fromkeys(shapes)
+        ]
+        self.turns = lru_cache(2)(self._turns)
+
+    def clip(self, position: int) -> int:
+        """Index of the clip at `position` (0-based count of samples)."""
+        if self.batch_size == 1:
+            return clip_at(position, self.steps, self.seed)
+        step, place = divmod(position, self.batch_size)
+        lap, turn = divmod(step, self.steps)
+        shape, number = self.turns(lap)[turn]
+        members = self.members[shape]
+        return members[clip_at((lap * len(members) + number) * self.batch_size + place, len(members), self.seed)]
+
+    def _turns(self, lap: int) -> list[tuple[int, int]]:
+        """The shape of each step of a lap, and how many steps of the lap it had before."""
+        chance = torch.rand(self.steps, generator=generator(self.seed, "lap", lap), dtype=torch.float64).tolist()
+        places = [
+            ((number + chance.pop()) / len(members), shape, number)
+            for shape, members in enumerate(self.members)
+            for number in range(len(members))
+        ]
+        return [(shape, number) for _, shape, number in sorted(places)]
+
+
 def generator(seed: int, *what: object) -> torch.Generator:
     """A CPU generator of its own for what it is used for: (seed, "noise", step, sample), say."""
     digest = hashlib.sha256(repr((seed, *what)).encode()).digest()
@@ -98,12 +143,12 @@ def generator(seed: int, *what: object) -> torch.Generator:
 
 
 def batches(
-    clips: Sequence[PreparedClip], positions: Iterator[Sequence[int]], seed: int, max_tokens: int, pin: bool
+    clips: Sequence[PreparedClip], order: Order, positions: Iterator[Sequence[int]], max_tokens: int, pin: bool
 ) -> Iterator[tuple[Sequence[int], Batch]]:
     """Batches for each sequence of positions, read ahead in a thread while the last one is computed on."""
 
     def read(places: Sequence[int]) -> tuple[Sequence[int], Batch]:
-        batch = load_batch([clips[clip_at(place, len(clips), seed)] for place in places], max_tokens)
+        batch = load_batch([clips[order.clip(place)] for place in places], max_tokens)
         if pin:
             batch = Batch(
                 batch.latents_BCTHW.pin_memory(),

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from cosmos_forge import events
-from cosmos_forge.data import PreparedClip, save_tensors, write_index
+from cosmos_forge.data import PreparedClip, latents_shape, save_tensors, write_index
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.files import write_text
 from cosmos_forge.kinds import Dataset, LatentTokenizer, Parallelism, TextEncoder
@@ -50,9 +50,8 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
                 tokenizer = tokenizer or component(plan, "latent_tokenizer", context)
                 video = clip.frames_CTHW[None].to(context.device, torch.float32) / 127.5 - 1
                 save_tensors(path, {"latents": tokenizer.encode(video)[0]})
-                write_text(facts, json.dumps({"caption": clip.caption, "fps": clip.fps}))
-            known = json.loads(facts.read_text())
-            captions[index] = (known["caption"], known["fps"])
+                write_text(facts, json.dumps({"fps": clip.fps}))
+            captions[index] = (dataset.caption(index), json.loads(facts.read_text())["fps"])
         except ForgeError as error:
             reason = error.problems[0].what
             rejected.append((dataset.key(index), reason))
@@ -120,6 +119,7 @@ def _write(
             caption=captions[index][0],
             latents=str(latents(dataset.fingerprint(index)).resolve()),
             text=str(texts(captions[index][0]).resolve()),
+            shape=latents_shape(latents(dataset.fingerprint(index))),
         )
         for index, key in keys.items()
     ]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cosmos_forge import checkpoint, events
 from cosmos_forge.assemble import assemble
-from cosmos_forge.data import batches, generator, read_index, to_device
+from cosmos_forge.data import Order, batches, generator, read_index, to_device
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.kinds import Parallelism
 from cosmos_forge.run import Run
@@ -43,7 +43,8 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     model, net, optimizer, parameters = work.model, work.model.net, work.optimizer, list(work.parameters.values())
     share = Share(options, world)
     stop = StopRequest()
-    data = batches(clips, share.positions(work.step), context.seed, plan.max_tokens, pin=context.device.type == "cuda")
+    order = Order([clip.shape for clip in clips], options.batch_size, context.seed)
+    data = batches(clips, order, share.positions(work.step), plan.max_tokens, pin=context.device.type == "cuda")
     report = Report(options, context, work.step, work.pending)
 
     for step in range(work.step, options.steps):

@@ -39,6 +39,7 @@ class DatasetContract(Contract):
         assert len(set(keys)) == len(keys), "keys must be unique"
         assert keys == [second.key(index) for index in range(len(second))], "keys must not change between two builds"
         assert first[0].key == keys[0], "`key(i)` must be the key of `[i]`"
+        assert first[0].caption == first.caption(0), "`caption(i)` must be the caption of `[i]`"
 
     def test_same_index_same_clip(self, tmp_path: Path) -> None:
         dataset = self.make(tmp_path)

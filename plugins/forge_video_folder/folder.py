@@ -80,13 +80,16 @@ class VideoFolder:
         window = self.windows[index]
         return f"{window.video.name}#{window.start}"
 
+    def caption(self, index: int) -> str:
+        return self.windows[index].caption
+
     def fingerprint(self, index: int) -> str:
-        """SHA-256 over the file's content, the place of the clip in it, and all else that decides frames or caption."""
+        """SHA-256 over the file's content, the place of the clip in it, and all else that decides frames."""
         options, window = self.options, self.windows[index]
         stat = window.video.stat()
         content = content_hash(window.video, stat.st_size, stat.st_mtime_ns)
         shape = (options.num_frames, options.frame_stride, options.height, options.width, options.resize)
-        return hashlib.sha256(repr((content, window.start, shape, window.caption)).encode()).hexdigest()
+        return hashlib.sha256(repr((content, window.start, shape)).encode()).hexdigest()
 
     def _windows(self, video: Path) -> list[Window] | str:
         """The clips of a video, or why there are none."""

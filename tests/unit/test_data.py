@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cosmos_forge.data import clip_at, generator, pad_text
+from cosmos_forge.data import Order, clip_at, generator, pad_text
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.stages.options import TrainOptions
 from cosmos_forge.stages.prepare import choose_held_out
@@ -15,6 +15,39 @@ def test_every_clip_once_an_epoch_and_each_epoch_in_an_order_of_its_own():
     epochs = [[clip_at(20 * epoch + place, 20, seed=3) for place in range(20)] for epoch in range(3)]
     assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+SHAPES = [(16, 4, 8, 8)] * 7 + [(16, 2, 8, 8)] * 3 + [(16, 4, 4, 8)]  # 11 clips
+
+
+@pytest.mark.parametrize("batch_size", [2, 4, 5])
+def test_a_batch_has_one_shape_and_every_clip_its_turn(batch_size):
+    """A lap of 11 steps shows each clip as often as a batch has places; within a shape none comes again early."""
+    order, places = Order(SHAPES, batch_size, seed=0), 11 * batch_size
+    for lap in range(3):
+        taken = [order.clip(lap * places + place) for place in range(places)]
+        assert sorted(taken) == sorted(list(range(11)) * batch_size)
+        for step in range(11):
+            assert len({SHAPES[clip] for clip in taken[step * batch_size : (step + 1) * batch_size]}) == 1
+        for first, last in ((0, 7), (7, 10)):
+            one_shape = [clip for clip in taken if first <= clip < last]
+            for epoch in range(batch_size):
+                once = one_shape[epoch * (last - first) : (epoch + 1) * (last - first)]
+                assert sorted(once) == list(range(first, last))
+
+
+def test_shapes_are_spread_over_a_lap():
+    """Each quarter of a lap of 80 steps has its share of the rare shape, to within two; laps differ."""
+    order = Order([(1,)] * 60 + [(2,)] * 20, 2, seed=0)
+    laps = [[order.clip(2 * step) >= 60 for step in range(80 * lap, 80 * lap + 80)] for lap in range(2)]
+    assert laps[0] != laps[1]
+    assert all(3 <= sum(lap[quarter : quarter + 20]) <= 7 for lap in laps for quarter in range(0, 80, 20))
+
+
+def test_where_all_is_of_one_shape_or_alone_nothing_is_sorted():
+    for shapes, batch_size in (([(1,)] * 11, 4), (SHAPES, 1)):
+        order = Order(shapes, batch_size, seed=3)
+        assert [order.clip(place) for place in range(50)] == [clip_at(place, 11, seed=3) for place in range(50)]
 
 
 @pytest.mark.parametrize(("size", "micro"), [(1, None), (2, None), (2, 2), (1, 3), (4, 1)])

@@ -54,6 +54,9 @@ class Dataset(Base):
     def key(self, index):
         return f"clip{index}"
 
+    def caption(self, index):
+        return "words"
+
     def fingerprint(self, index):
         return f"print{index}"
 
