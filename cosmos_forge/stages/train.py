@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cosmos_forge import checkpoint, events
+from cosmos_forge.agreement import check_agreement
 from cosmos_forge.assemble import assemble
 from cosmos_forge.data import Order, batches, generator, read_index, to_device
 from cosmos_forge.errors import ForgeError
@@ -47,7 +48,8 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     data = batches(clips, order, share.positions(work.step), plan.max_tokens, pin=context.device.type == "cuda")
     report = Report(options, context, work.step, work.pending)
 
-    for step in range(work.step, options.steps):
+    first = work.step
+    for step in range(first, options.steps):
         factor = lr_factor(step, options.warmup_steps, final=options.final_lr_factor, steps=options.steps)
         optimizer.param_groups[0]["lr"] = options.lr * factor
         torch.manual_seed(generator(context.seed, "step", step, world.data_rank).initial_seed())  # dropout, if any
@@ -63,6 +65,9 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
             losses.append(loss)
 
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, options.clip_norm)
+        if world.size > 1 and step == first:
+            totals = [loss.total.detach() for loss in losses]
+            context.emit(events.Note(check_agreement(world, totals, _whole(grad_norm), parameters)))
         # A step with gradients that are not finite is left out without asking the device: fused AdamW reads the flag.
         optimizer.grad_scale = None  # type: ignore[attr-defined]
         optimizer.found_inf = (~torch.isfinite(_whole(grad_norm))).float()  # type: ignore[attr-defined]

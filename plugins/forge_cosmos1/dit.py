@@ -26,6 +26,7 @@ from forge_cosmos1.embeddings import (
     RotaryEmbedding,
     Sinusoid,
     TimeEmbedding,
+    padding_channel,
     rotate,
 )
 from forge_cosmos1.variants import PATCH, VARIANTS, DiTConfig
@@ -53,7 +54,8 @@ class DiT(nn.Module):
         if config.add_augment_sigma_embedding:
             self.augment_sigma_embedder = nn.Sequential(Sinusoid(width), TimeEmbedding(width))
         self.affline_norm = nn.RMSNorm(width, eps=EPS)
-        self.split = self.join = whole
+        self.split: Along = whole
+        self.join: Along = whole
 
     def share_sequence(self, split: Along, join: Along, attention: Callable[[Kernel], Kernel]) -> None:
         """From now on the blocks work on the part of the tokens that `split` leaves, between attentions."""
@@ -77,17 +79,16 @@ class DiT(nn.Module):
         condition_mask: 1 on given frames (only if the config has it). padding_mask: 1 on padding, at any resolution;
         None is none. Returns F_BCTHW. H and W must be even, and the token grid within the config's max_size.
         """
-        channels = [x_BCTHW]
-        if condition_mask_B1THW is not None:
-            channels.append(condition_mask_B1THW.to(x_BCTHW))
-        channels.append(_padding_channel(padding_mask_B1HW, x_BCTHW))
+        mask = [] if condition_mask_B1THW is None else [condition_mask_B1THW.to(x_BCTHW)]
+        channels = [x_BCTHW, *mask, padding_channel(padding_mask_B1HW, x_BCTHW)]
         x_BTHWD = self.x_embedder(torch.cat(channels, dim=1))
         grid = x_BTHWD.shape[1:4]
         x_BLD = self.split(x_BTHWD.flatten(1, 3), 1)
 
         rotation_2BL1E = self.split(self.pos_embedder(grid, fps_B, x_BLD.dtype), 2)
-        extra = self.config.extra_per_block_abs_pos_emb
-        position_LD = self.split(self.extra_pos_embedder(grid).to(x_BLD), 0) if extra else None
+        position_LD = None
+        if self.config.extra_per_block_abs_pos_emb:
+            position_LD = self.split(self.extra_pos_embedder(grid).to(x_BLD), 0)
         time_BD = self.t_embedder[0](c_noise_B).to(x_BLD)
         shared_B3D = self.t_embedder[1](time_BD)
         if augment_c_noise_B is not None:
@@ -108,15 +109,6 @@ class DiT(nn.Module):
 def whole(x: Tensor, dim: int) -> Tensor:
     """x, where no other process has any of the tokens."""
     return x
-
-
-def _padding_channel(padding_mask_B1HW: Tensor | None, x_BCTHW: Tensor) -> Tensor:
-    """The mask brought to the latents' grid by nearest neighbour, the same in every frame: B1THW."""
-    B, _, T, H, W = x_BCTHW.shape
-    if padding_mask_B1HW is None:
-        return x_BCTHW.new_zeros(B, 1, T, H, W)
-    mask_B1HW = F.interpolate(padding_mask_B1HW.to(x_BCTHW), size=(H, W), mode="nearest")
-    return mask_B1HW[:, :, None].expand(B, 1, T, H, W)
 
 
 class Block(nn.Module):

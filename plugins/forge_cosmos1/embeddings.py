@@ -19,6 +19,15 @@ EPS = 1e-6  # of every norm in the network
 BASE_FPS = 24  # frame rate at which rotary time positions are 0, 1, 2, ..
 
 
+def padding_channel(padding_mask_B1HW: Tensor | None, x_BCTHW: Tensor) -> Tensor:
+    """The mask brought to the latents' grid by nearest neighbour, the same in every frame: B1THW."""
+    B, _, T, H, W = x_BCTHW.shape
+    if padding_mask_B1HW is None:
+        return x_BCTHW.new_zeros(B, 1, T, H, W)
+    mask_B1HW = F.interpolate(padding_mask_B1HW.to(x_BCTHW), size=(H, W), mode="nearest")
+    return mask_B1HW[:, :, None].expand(B, 1, T, H, W)
+
+
 class PatchEmbedding(nn.Module):
     """Patches of 1 x 2 x 2 latent pixels to tokens: BCTHW -> BTHWD."""
 

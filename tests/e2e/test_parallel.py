@@ -1,59 +1,131 @@
-"""Two processes train what one trains, to within rounding, at the same global batch."""
+"""Several processes train what one trains, to within rounding, at the same global batch."""
+
+import shutil
 
 import pytest
-from safetensors.torch import load_file
 
-from cosmos_forge import events
+from cosmos_forge import checkpoint, events
 
-TRAIN = ['stages=["prepare", "train", "export"]', "train.steps=12", "train.save_every=12", "train.log_every=1"]
+TRAIN = [
+    'stages=["train"]',
+    "train.steps=4",
+    "train.save_every=1",
+    "train.keep_checkpoints=4",
+    "train.log_every=1",
+]
 LORA = ["method.use=lora", "method.rank=4", "train.ema=true"]
-TWO = ["parallelism.num_processes=2"]
-RUNS = {  # by name, what it is to equal, and how it is made; two clips a process and step, in turn where so said
-    "ddp": ("one", ["parallelism.use=ddp", *TWO, "train.micro_batch_size=1"]),
-    "fsdp": ("one", ["parallelism.use=fsdp", *TWO, "train.micro_batch_size=1"]),
-    "ddp-lora": ("one-lora", ["parallelism.use=ddp", *TWO, *LORA]),
-    "fsdp-lora": ("one-lora", ["parallelism.use=fsdp", *TWO, *LORA]),
+IN_TURN = "train.micro_batch_size=1"
+
+
+def spread(use: str, processes: int, **options: int) -> list[str]:
+    """Overrides for that many processes."""
+    options |= {"num_processes": processes}
+    return [f"parallelism.use={use}", *(f"parallelism.{key}={value}" for key, value in options.items())]
+
+
+RUNS = {  # by name, how it is made; with a clip of the four at a time where so said
+    "ddp": [*spread("ddp", 2), IN_TURN],
+    "fsdp": [*spread("fsdp", 2), IN_TURN],
+    "context": [*spread("ddp", 2, context=2), IN_TURN],
+    "fsdp-context": spread("fsdp", 4, context=2),
+    "copies-of-pieces": [*spread("fsdp", 4, shard=2), IN_TURN],
 }
 
 
 @pytest.fixture(scope="module")
-def one(workplace):
+def train(workplace):
+    """A function that trains under a name, on clips that were prepared once; returns what it says."""
+    workplace.run("clips", 'stages=["prepare"]')
+
+    def train(name: str, *overrides: str) -> str:
+        shutil.copytree(workplace.of("clips") / "prepared", workplace.of(name) / "prepared")
+        return workplace.run(name, *TRAIN, *overrides)
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def one(train):
     """One process's runs."""
-    workplace.run("one", *TRAIN)
-    workplace.run("one-lora", *TRAIN, *LORA)
+    train("one")
+    train("one-lora", *LORA)
 
 
-def compare(workplace, name: str, like: str) -> None:
-    """Losses of every step to a part in 10,000; weights to a part in 1,000 of how far training has moved them."""
+def compare(workplace, name: str, like: str, steps: int = 4) -> None:
+    """Losses of every step to a part in 10,000; weights to a part in 1,000 of their size."""
     found, expected = workplace.losses(name), workplace.losses(like)
-    assert found.keys() == expected.keys() and len(expected) == 12
+    assert found.keys() == expected.keys() and len(expected) == steps
     for step, (loss, metrics, lr, grad_norm) in expected.items():
         assert found[step][0] == pytest.approx(loss, rel=1e-4), f"step {step}"
         assert found[step][1] == pytest.approx(metrics, rel=1e-4), f"step {step}"
         assert found[step][2] == lr
         assert found[step][3] == pytest.approx(grad_norm, rel=1e-3), f"step {step}"
-    here, there = (load_file(workplace.of(run) / "export" / "model.safetensors") for run in (name, like))
-    assert here.keys() == there.keys()
+    here, there = (
+        checkpoint.load(checkpoint.latest(workplace.of(run) / "checkpoints"), "weights/") for run in (name, like)
+    )
+    assert here.keys() == there.keys() and len(there) > 10
     for key in there:
         assert (here[key] - there[key]).norm() <= 1e-3 * there[key].norm() + 1e-6, key
 
 
+def first_gradients(workplace, name: str) -> dict:
+    """Of every parameter, as AdamW's first moment shows them after one step: a tenth of the clipped gradient."""
+    folder = workplace.of(name) / "checkpoints" / "step-000000001"
+    return {key: value for key, value in checkpoint.load(folder, "optimizer/").items() if key.endswith("/exp_avg")}
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("name", RUNS)
-def test_processes_agree_with_one(workplace, one, name):
-    like, overrides = RUNS[name]
-    workplace.run(name, *TRAIN, *overrides)
-    compare(workplace, name, like)
-    started = [event for event in workplace.events(name) if isinstance(event, events.StageStarted)]
-    assert [event.processes for event in started] == [2, 2, 1]
+def test_processes_agree_with_one(workplace, train, one, name, method):
+    extra, suffix = (LORA, "-lora") if method == "lora" else ([], "")
+    run, like = name + suffix, "one" + suffix
+    said = train(run, *RUNS[name], *extra)
+    compare(workplace, run, like)
+    found, expected = first_gradients(workplace, run), first_gradients(workplace, like)
+    assert found.keys() == expected.keys() and len(expected) > 10
+    largest = max(value.norm() for value in expected.values())
+    for key, value in expected.items():
+        assert (found[key] - value).norm() <= 1e-4 * value.norm() + 1e-6 * largest, key
+    started = [event for event in workplace.events(run) if isinstance(event, events.StageStarted)]
+    count = 4 if name in ("fsdp-context", "copies-of-pieces") else 2
+    assert [event.processes for event in started] == [count]
+    assert f"gradients agree across {count} processes" in said
+
+
+@pytest.mark.parametrize("use", ["single", "ddp", "fsdp"])
+def test_bfloat16_trains_float32_weights(workplace, train, one, use):
+    """Losses are those of float32 to bfloat16's precision; weights take up steps that bfloat16 could not hold."""
+    overrides = spread(use, 2) if use != "single" else []
+    train(f"bf16-{use}", "precision=bf16", *overrides)
+    found, expected = workplace.losses(f"bf16-{use}"), workplace.losses("one")
+    for step, (loss, *_) in expected.items():
+        assert found[step][0] == pytest.approx(loss, rel=0.02), f"step {step}"
+        assert found[step][0] != loss
+    saved = checkpoint.load(workplace.of(f"bf16-{use}") / "checkpoints" / "step-000000004", "weights/")
+    beyond = [key for key, value in saved.items() if not (value == value.bfloat16()).all()]
+    assert len(beyond) == len(saved), "weights were rounded to bfloat16"
 
 
 @pytest.mark.parametrize("use", ["ddp", "fsdp"])
-def test_a_run_of_two_processes_is_gone_on_with_by_one(workplace, one, strike, use):
+def test_a_run_of_two_processes_is_gone_on_with_by_one(workplace, strike, use):
+    longer = ['stages=["prepare", "train"]', "train.steps=12", "train.save_every=3", "train.log_every=1"]
+    workplace.run("longer", *longer)
     name = f"fewer-{use}"
-    command = workplace.command(name, *TRAIN, "train.save_every=3")
-    strike("terminate", "train", "works", 0.1).befall(workplace, *command, f"parallelism.use={use}", *TWO)
+    command = workplace.command(name, *longer)
+    strike("terminate", "train", "works", 0.1).befall(workplace, *command, *spread(use, 2))
     assert [event.interrupted for event in workplace.events(name) if isinstance(event, events.StageFailed)] == [True]
     workplace.forge(*command, "--continue")
     resumed = [event.step for event in workplace.events(name) if isinstance(event, events.Resumed)]
     assert resumed and 0 < resumed[-1] < 12
-    compare(workplace, name, "one")
+    compare(workplace, name, "longer", steps=12)
+
+
+def test_what_cannot_be_shared_out_is_told_before_the_start(workplace):
+    for overrides, told in (
+        (spread("ddp", 3, context=3), "context = 3 does not divide the model's 4 attention heads"),
+        (spread("ddp", 2, context=4), "context = 4 does not divide the stage's 2 processes"),
+        (spread("fsdp", 4, shard=3), "shard = 3 does not divide the stage's 4 processes"),
+        ([*spread("fsdp", 4, context=2), "train.batch_size=3"], "2 groups of processes take multiples of 2"),
+    ):
+        assert told in workplace.run("never", *TRAIN, *overrides, code=2)
+    assert not workplace.of("never").exists()
