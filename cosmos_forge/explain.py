@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,7 @@ def explain_json(plan: Plan) -> dict[str, Any]:
         ],
         "latents": {what: {"size": size, "shape": shape} for what, size, shape in _latents(plan)},
         "batch": _batch(plan),
+        "trains": _trained(plan),
     }
 
 
@@ -73,6 +76,9 @@ def _facts(plan: Plan) -> dict[str, list[str]]:
         who = "{groups} groups of {processes} processes" if shared else "{processes} processes"
         what = "{batch_size} clips a step: {micro_batch_size} at once x {accumulation} accumulated x " + who
         facts["batch"] = [(what + "; {clips} in all").format(**batch)]
+        facts["epochs"] = [_epochs(plan)]
+    if trained := _trained(plan):
+        facts["trains"] = ["{trained:,} of {parameters:,} parameters".format(**trained)]
     if "sampler" in plan.tables and "generate" in plan.stages:
         evaluations = plan.options("sampler").evaluations
         twice = f", each twice for guidance = {plan.generate.guidance:g}" if plan.generate.guidance else ""
@@ -107,6 +113,27 @@ def _batch(plan: Plan) -> dict[str, int] | None:
         "accumulation": batch // (groups * micro),
         "clips": batch * plan.train.steps,
     }
+
+
+def _epochs(plan: Plan) -> str:
+    """How often training sees each clip, once it is known how many there are."""
+    index = plan.folder / "prepared" / "index.jsonl"
+    if not index.exists():
+        return "known once the clips are prepared"
+    clips = sum(not json.loads(line)["held_out"] for line in index.read_text(encoding="utf-8").splitlines())
+    seen = plan.train.batch_size * plan.train.steps
+    return f"{seen / clips:.3g}: {clips} clips to train on" if clips else "none: there is no clip to train on"
+
+
+def _trained(plan: Plan) -> dict[str, int] | None:
+    """How many parameters there are and train, where model and method can tell."""
+    if "train" not in plan.stages or not {"model", "method"} <= plan.tables.keys():
+        return None
+    shapes = getattr(plan.options("model"), "parameter_shapes", None)
+    count = getattr(plan.options("method"), "trained", None)
+    if shapes is None or count is None:
+        return None
+    return {"trained": count(shapes()), "parameters": sum(map(math.prod, shapes().values()))}
 
 
 def _by(sizes: Iterable[int]) -> str:

@@ -115,7 +115,8 @@ class ModelOptions(Protocol):
     can write what was trained in forms of its own says `forms`: by the name that `export.forms` takes, import strings
     of functions of the options and a `types.Trained`, which return how to write each file or folder, by its path within
     the export's. One whose training memory is to be predicted says `activations(latent_shape, frozen)`: the
-    `types.Activations` of a sample with latents of (C, T, H, W), where most weights are frozen or all train.
+    `types.Activations` of a sample with latents of (C, T, H, W), where most weights are frozen or all train. One that
+    tells its size before it is built says `parameter_shapes()`: the shape of each parameter of its net, by name.
     """
 
     weights: str | None
@@ -172,6 +173,13 @@ class SharedSequence(Protocol):
         """`kernel(q_BNLE, k_BNLE, v_BNLE) -> out_BNLE` of all L tokens and N heads -> one that takes this process's
         tokens, after a `split`, and attends to all. E is the width of a head."""
         ...
+
+
+class MethodOptions(Protocol):
+    """trained: how many numbers would train of a network with parameters of these shapes, by name; `forge explain` asks
+    where the model's options tell them. Options without it may leave it out."""
+
+    def trained(self, shapes: Mapping[str, Sequence[int]]) -> int: ...
 
 
 class Method(Protocol):

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from cosmos_forge import Download, Options, Problem, hookimpl
 from cosmos_forge.types import Activations
 from forge_cosmos1.tokenizer_options import TokenizerOptions
-from forge_cosmos1.variants import PATCH, VARIANTS
+from forge_cosmos1.variants import PATCH, VARIANTS, parameter_shapes
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
@@ -100,6 +100,10 @@ class Video2WorldOptions(Options):
 
     def needs(self) -> list[Download]:
         return [PUBLISHED[self.variant]] if self.weights is None and not self.fresh else []
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of every parameter of the network, by its published name."""
+        return parameter_shapes(VARIANTS[self.variant])
 
     def activations(self, latent_shape: tuple[int, int, int, int], frozen: bool) -> Activations:
         """What a block keeps of a sample, counted in tensors of one token's width a token: see `test_activations.py`.

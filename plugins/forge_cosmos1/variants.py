@@ -46,3 +46,35 @@ VARIANTS = {
     # Small enough to be trained from scratch on two CPU cores in two minutes.
     "tiny": DiTConfig(128, 2, 4, crossattn_emb_channels=64, adaln_lora_dim=32),
 }
+
+
+def parameter_shapes(config: DiTConfig) -> dict[str, tuple[int, ...]]:
+    """Of every parameter of `video2world.Network`, by name."""
+    width, text, low = config.model_channels, config.crossattn_emb_channels, config.adaln_lora_dim
+    hidden, head = int(width * config.mlp_ratio), width // config.num_heads
+    shapes: dict[str, tuple[int, ...]] = {
+        "net.x_embedder.proj.1.weight": (width, config.in_channels * PATCH**2),
+        "net.t_embedder.1.linear_1.weight": (width, width),
+        "net.t_embedder.1.linear_2.weight": (3 * width, width),
+        "net.affline_norm.weight": (width,),
+        "net.final_layer.linear.weight": (config.latent_channels * PATCH**2, width),
+        "net.final_layer.adaLN_modulation.1.weight": (low, width),
+        "net.final_layer.adaLN_modulation.2.weight": (2 * width, low),
+        "logvar.1.weight": (1, 128),
+    }
+    for axis, size in zip("thw", (config.max_size[0], *(size // PATCH for size in config.max_size[1:])), strict=True):
+        shapes[f"net.extra_pos_embedder.pos_emb_{axis}"] = (size, width)
+    for block in range(config.num_blocks):
+        for part in range(3):
+            name = f"net.blocks.block{block}.blocks.{part}"
+            shapes[f"{name}.adaLN_modulation.1.weight"] = (low, width)
+            shapes[f"{name}.adaLN_modulation.2.weight"] = (3 * width, low)
+            if part == 2:
+                shapes[f"{name}.block.layer1.weight"] = (hidden, width)
+                shapes[f"{name}.block.layer2.weight"] = (width, hidden)
+                continue
+            for x, seen in (("q", width), ("k", (width, text)[part]), ("v", (width, text)[part]), ("out", width)):
+                shapes[f"{name}.block.attn.to_{x}.0.weight"] = (width, seen)
+            for x in "qk":
+                shapes[f"{name}.block.attn.to_{x}.1.weight"] = (head,)
+    return shapes

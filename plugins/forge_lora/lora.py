@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cosmos_forge import Context, ForgeError, Problem
 from cosmos_forge.types import Result
 from forge_lora.files import CONFIG, PREFIX, STEM, Adapters, by_layer, peft_config, read_adapters
-from forge_lora.plugin import LoraOptions
+from forge_lora.plugin import LoraOptions, ends
 
 ADAPTER = "default"  # peft's name for the one adapter there is; it stands in parameter names, not in files
 TRAINED = re.compile(rf"(.+)\.(lora_A|lora_B|lora_magnitude_vector)\.{ADAPTER}\.weight")
@@ -160,9 +160,9 @@ def find_targets(net: nn.Module, targets: Sequence[str], rank: int) -> list[str]
     problems = [
         Problem(f"[method] targets: no linear layer's name ends with `{target}`", fix=_nearest(target, list(linear)))
         for target in targets
-        if not any(_ends(name, target) for name in linear)
+        if not any(ends(name, target) for name in linear)
     ]
-    names = [name for name in linear if any(_ends(name, target) for target in targets)]
+    names = [name for name in linear if any(ends(name, target) for target in targets)]
     for name in names:
         narrow = min(linear[name].in_features, linear[name].out_features)
         if rank > narrow:
@@ -170,10 +170,6 @@ def find_targets(net: nn.Module, targets: Sequence[str], rank: int) -> list[str]
     if problems:
         raise ForgeError(problems)
     return names
-
-
-def _ends(name: str, target: str) -> bool:
-    return re.fullmatch(rf"(?:.*\.)?(?:{target})", name) is not None
 
 
 def _nearest(target: str, names: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
@@ -54,6 +54,15 @@ class LoraOptions(Options):
         """y = W x + scale * up(down(x))."""
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
+    def trained(self, shapes: Mapping[str, Sequence[int]]) -> int:
+        """How many numbers train of a network with parameters of these shapes: rank * (in + out) a layer."""
+        layers = [
+            shape
+            for name, shape in shapes.items()
+            if len(shape) == 2 and any(ends(name, rf"(?:{target})\.weight") for target in self.targets)
+        ]
+        return sum(self.rank * (out + into) + (out if self.dora else 0) for out, into in layers)
+
     def check(self, plan: Plan) -> Iterator[Problem]:
         """Whether what to start from is there, and would not count twice."""
         if self.start is None:
@@ -65,6 +74,11 @@ class LoraOptions(Options):
         if model and getattr(model.options, "weights", None) == self.start and getattr(model.options, "lora_scale", 0):
             what = f"the adapters in {self.start} would count twice: [model] weights merges them in"
             yield plan.problem("method", "start", what, "set model.lora_scale = 0.0, or start from the weights alone")
+
+
+def ends(layer: str, target: str) -> bool:
+    """Whether a layer's name ends, at a dot, with what `target` matches."""
+    return re.fullmatch(rf"(?:.*\.)?(?:{target})", layer) is not None
 
 
 @hookimpl

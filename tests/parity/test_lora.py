@@ -203,3 +203,5 @@ def test_tensors_of_the_7b(case: Any, check: Callable[..., None]) -> None:
     assert shapes == {ours(name): shape for name, shape in case.record["shapes"].items()}
     assert said == f"112 of 112 layers adapted, {case.record['parameters']:,} parameters (224 tensors)"
     check("number of tensors", len(shapes), case.record["tensors"], 0)
+    before = Video2WorldOptions().parameter_shapes()
+    check("parameters told before", LoraOptions().trained(before), case.record["parameters"], 0)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from forge_cosmos1.dit import VARIANTS, DiT, DiTConfig
 from forge_cosmos1.embeddings import rotate
+from forge_cosmos1.variants import parameter_shapes
+from forge_cosmos1.video2world import Network
 
 SMALL = DiTConfig(48, 2, 2, crossattn_emb_channels=20, adaln_lora_dim=8, max_size=(8, 24, 32))
 
@@ -239,3 +241,10 @@ def test_a_block_compiles_whole() -> None:
     )
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager")  # raises on a graph break
     torch.testing.assert_close(compiled(*arguments), block(*arguments), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_shapes_are_known_before_the_network_is_built(variant: str) -> None:
+    with torch.device("meta"):
+        net = Network(VARIANTS[variant])
+    assert parameter_shapes(VARIANTS[variant]) == {name: tuple(each.shape) for name, each in net.named_parameters()}

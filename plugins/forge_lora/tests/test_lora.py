@@ -51,6 +51,13 @@ def test_says_what_it_adapted(tmp_path):
     assert method(tmp_path).adapt(TinyNet()) == "4 of 4 layers adapted, 204 parameters (8 tensors)"
 
 
+@pytest.mark.parametrize("options", [{}, {"dora": True}, {"rank": 2, "targets": ["blocks.1.to_(q|out)", "head"]}])
+def test_tells_before_how_much_trains(tmp_path, options):
+    lora, net = adapted(tmp_path, **options)
+    shapes = {name: parameter.shape for name, parameter in TinyNet().named_parameters()}
+    assert lora.options.trained(shapes) == sum(value.numel() for value in lora.trainable(net).values())
+
+
 def test_dora_trains_a_length_for_each_row(tmp_path):
     """Seven rows more in each of the four layers; they begin as the rows' lengths, in float32 beside any dtype."""
     net = TinyNet().bfloat16()
