@@ -43,3 +43,16 @@ def test_tokenizer_beside_its_peer():
     rows = re.findall(r"^\| (\S+, (?:en|de)code) .* (\d\.\d{3}) \|$", said, re.MULTILINE)
     assert [name for name, _ in rows] == [f"{who}, {what}" for what in ("encode", "decode") for who in WHO]
     assert [ratio for name, ratio in rows if name.startswith("diffusers")] == ["1.000", "1.000"]
+
+
+@pytest.mark.slow
+def test_train_step_beside_its_peer():
+    pytest.importorskip("diffusers")
+    settings = ["train.recompute=auto", "train.recompute=block,train.optimizer_state=8bit"]
+    said = output_of(
+        "train_step.py", "--variant", "tiny", "--frames", "17", "--peer", "diffusers", "--settings", *settings
+    )
+    rows = re.findall(r"^\| (\S.*?) \| \d", said, re.MULTILINE)
+    assert rows == [*settings, "diffusers, checkpointing"]
+    assert said.count("8 of 8 layers adapted") == 2
+    assert len(re.findall(r"^\S.*: \d+ TFLOP/s$", said, re.MULTILINE)) == 3

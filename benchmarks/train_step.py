@@ -1,0 +1,195 @@
+"""Training steps put together as a run has them, and diffusers' with peft on the same work: random weights and latents.
+
+    python benchmarks/train_step.py --peer diffusers
+    python benchmarks/train_step.py --method full --settings train.recompute=block,train.optimizer_state=8bit
+
+Each of --settings is a comma-separated list of a recipe's keys, and gets a row. Needs a GPU with 140 GiB for the
+default size; with recompute = block alone 40. FLOPs are those that the step has to compute, nothing of it twice.
+`--device cpu --variant tiny --frames 9 --height 64 --width 64` tries the script itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from forward import FPS, TEXT_TOKENS, fill
+from measure import measure, print_machine, print_table, release
+
+from cosmos_forge.assemble import assemble
+from cosmos_forge.data import generator
+from cosmos_forge.plan import make_plan
+from cosmos_forge.plugins import load_plugins
+from cosmos_forge.recipe import read_recipe
+from cosmos_forge.run import Run
+from cosmos_forge.testing.fakes import make_context
+from cosmos_forge.types import Batch, TextEmbedding
+from cosmos_forge.worker import component
+from forge_cosmos1.variants import PATCH, VARIANTS, DiTConfig
+from forge_cosmos1.video2world import Video2World
+
+RECIPE = """
+stages = ["train"]
+[latent_tokenizer]
+use = "cosmos-cv8x8x8"
+[text_encoder]
+use = "toy"
+[dataset]
+use = "toy-physics"
+[model]
+use = "cosmos1-video2world"
+weights = "fresh"
+[method]
+use = "lora"
+[parallelism]
+use = "single"
+[train]
+steps = 1000
+lr = 1e-4
+"""
+PEAK = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12}  # dense bfloat16, by the vendor's data sheet
+
+
+def main() -> None:
+    options = parse()
+    device, config = torch.device(options.device), VARIANTS[options.variant]
+    print_machine(device, *(["diffusers", "peft"] if options.peer == "diffusers" else []))
+    flops = step_flops(config, options)
+    print(f"{options.variant}, {options.method}: {flops / 1e15:.3g} PFLOP a step")
+    Video2World.load = lambda self: fill(self.net, self.context.device)  # drawn on the device, which takes no time
+    rows, peers = [], []
+    for setting in options.settings:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(measure(setting, ours(options, setting, Path(folder)), device, options.repeats))
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        torch.compiler.reset()
+        release(device)
+    if options.peer == "diffusers":
+        peers.append(measure("diffusers, checkpointing", theirs(config, options, device), device, options.repeats))
+    print_table(rows + peers, peers[0] if peers else None)
+    peak = PEAK.get(torch.cuda.get_device_name()) if device.type == "cuda" else None
+    for row in rows + peers:
+        rate = flops / row.seconds
+        print(f"{row.what}: {rate / 1e12:.0f} TFLOP/s" + (f", {rate / peak:.1%} of the GPU's peak" if peak else ""))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", default="7b-video2world", choices=[*VARIANTS])
+    parser.add_argument("--method", default="lora", choices=["lora", "full"])
+    parser.add_argument("--settings", nargs="+", default=["train.recompute=auto", "train.recompute=block"])
+    parser.add_argument("--frames", type=int, default=121, help="pixel frames, 8k+1")
+    parser.add_argument("--height", type=int, default=704, help="pixels, a multiple of 16")
+    parser.add_argument("--width", type=int, default=1280, help="pixels, a multiple of 16")
+    parser.add_argument("--peer", default="none", choices=["none", "diffusers"])
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--device", default="cuda")
+    return parser.parse_args()
+
+
+def ours(options: argparse.Namespace, setting: str, folder: Path) -> Callable[[], None]:
+    """A step as the stage `train` does it, on a batch that is on the device already."""
+    overrides = [f"{key}={getattr(options, name)}" for key, name in SIZES.items()]
+    overrides += [f"text_encoder.width={VARIANTS[options.variant].crossattn_emb_channels}", *setting.split(",")]
+    recipe = folder / "step.toml"
+    recipe.write_text(RECIPE)
+    plan = make_plan(read_recipe(recipe, overrides), load_plugins(), runs=folder)
+    context = make_context(
+        folder, device=torch.device(options.device), dtype=torch.bfloat16, emit=lambda event: print(event.text)
+    )
+    parallelism = component(plan, "parallelism", context)
+    parallelism.start()
+    work = assemble(plan, Run(plan.folder), context, parallelism)
+    parameters, optimizer, batch = list(work.parameters.values()), work.optimizer, draw_batch(options, context.device)
+
+    def step() -> None:
+        work.model.loss(batch, [generator(0, "noise", work.step)]).total.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        work.step += 1
+
+    return step
+
+
+SIZES = {
+    "dataset.num_frames": "frames",
+    "dataset.height": "height",
+    "dataset.width": "width",
+    "model.variant": "variant",
+    "method.use": "method",
+}
+
+
+def latent_size(options: argparse.Namespace) -> tuple[int, int, int]:
+    return 1 + (options.frames - 1) // 8, options.height // 8, options.width // 8
+
+
+def draw_batch(options: argparse.Namespace, device: torch.device) -> Batch:
+    config = VARIANTS[options.variant]
+    latents = torch.randn(1, config.latent_channels, *latent_size(options), device=device)
+    tokens = torch.randn(1, TEXT_TOKENS, config.crossattn_emb_channels, device=device)
+    mask = torch.ones(1, TEXT_TOKENS, dtype=torch.bool, device=device)
+    return Batch(latents, TextEmbedding(tokens, mask), torch.tensor([float(FPS)], device=device))
+
+
+def theirs(config: DiTConfig, options: argparse.Namespace, device: torch.device) -> Callable[[], None]:
+    """diffusers' network with peft's adapters on the same layers and gradient checkpointing."""
+    from diffusers import CosmosTransformer3DModel
+    from peft import LoraConfig
+
+    with torch.device("meta"):
+        net: Any = CosmosTransformer3DModel(
+            in_channels=config.in_channels,
+            out_channels=config.latent_channels,
+            num_attention_heads=config.num_heads,
+            attention_head_dim=config.model_channels // config.num_heads,
+            num_layers=config.num_blocks,
+            mlp_ratio=config.mlp_ratio,
+            text_embed_dim=config.crossattn_emb_channels,
+            adaln_lora_dim=config.adaln_lora_dim,
+            max_size=config.max_size,
+            rope_scale=config.rope_ratio,
+            concat_padding_mask=False,
+        )
+    fill(net, device)
+    if options.method == "lora":
+        net.add_adapter(LoraConfig(r=8, lora_alpha=8, target_modules=["to_q", "to_v"]))
+    else:
+        net.requires_grad_(True)
+    net.enable_gradient_checkpointing()
+    net.train()
+    parameters = [each for each in net.parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+    size = latent_size(options)
+    x = torch.randn(1, config.in_channels, *size, device=device, dtype=torch.bfloat16)
+    text = torch.randn(1, TEXT_TOKENS, config.crossattn_emb_channels, device=device, dtype=torch.bfloat16)
+    noise_level = torch.tensor([0.1], device=device, dtype=torch.bfloat16)
+
+    def step() -> None:
+        out = net(x, noise_level, text, fps=FPS, return_dict=False)[0]
+        (out.float() - x[:, : config.latent_channels].float()).square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def step_flops(config: DiTConfig, options: argparse.Namespace) -> float:
+    """Of forward and backward pass, 2 a multiplication with addition; the backward pass of attention counts as two
+    forward ones, and frozen layers need no gradients of their weights."""
+    frames, rows, columns = latent_size(options)
+    tokens, width = frames * rows * columns // PATCH**2, config.model_channels
+    linear = tokens * (12 + 4 * config.mlp_ratio) * width**2
+    attention = 4 * tokens * (tokens + TEXT_TOKENS) * width
+    return config.num_blocks * ((3 if options.method == "full" else 2) * linear + 3 * attention)
+
+
+if __name__ == "__main__":
+    main()
