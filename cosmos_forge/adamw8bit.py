@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from cosmos_forge.pieces import local
+
 BLOCK = 256
 SMALL = 4096  # parameters with fewer numbers keep float32 moments
 LARGEST, SMALLEST = 448.0, 2.0**-9  # of e4m3
@@ -59,7 +61,7 @@ class AdamW8bit(torch.optim.Optimizer):
                     state = self.state[parameter] = self.state[parameter] or self.start(parameter)
                     good = torch.ones((), device=parameter.device) if self.found_inf is None else self.found_inf == 0
                     state["step"] += good
-                    _update(_local(parameter), _local(parameter.grad), _locals(state), group, good.bool())
+                    _update(local(parameter), local(parameter.grad), _locals(state), group, good.bool())
 
 
 def _update(weight: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], good: Tensor) -> None:
@@ -116,14 +118,10 @@ def _zeros_beside(parameter: Tensor, shape: Iterable[int], dtype: torch.dtype) -
         return torch.zeros(shape, dtype=dtype, device=parameter.device)
     mesh, placements = parameter.device_mesh, parameter.placements
     piece, _ = compute_local_shape_and_global_offset(shape, mesh, placements)
-    local = torch.zeros(piece, dtype=dtype, device=parameter.device)
+    zeros = torch.zeros(piece, dtype=dtype, device=parameter.device)
     stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(local, mesh, placements, run_check=False, shape=shape, stride=stride)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return DTensor.from_local(zeros, mesh, placements, run_check=False, shape=shape, stride=stride)
 
 
 def _locals(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: _local(value) for name, value in state.items()}
+    return {name: local(value) for name, value in state.items()}

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cosmos_forge.pieces import local
+
 
 def ema_gamma(width: float) -> float:
     """The exponent of the profile t^gamma whose standard deviation is `width` of the run's length.
@@ -44,5 +46,5 @@ class PowerEMA:
     def update(self, iteration: int) -> None:
         """After the optimizer's step of `iteration` (0-based): average = beta * average + (1 - beta) * parameter."""
         beta = ema_beta(iteration, self.width)
-        for name, average in self.averages.items():
-            average.lerp_(self.parameters[name].float(), 1 - beta)
+        averages = [local(average) for average in self.averages.values()]
+        torch._foreach_lerp_(averages, [local(self.parameters[name]).float() for name in self.averages], 1 - beta)

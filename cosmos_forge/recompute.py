@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from cosmos_forge.events import Note
 from cosmos_forge.memory import USABLE, Holdings, Level, Memory, fit, predict
+from cosmos_forge.pieces import local
 from cosmos_forge.types import Context
 
 if TYPE_CHECKING:
@@ -109,8 +110,8 @@ def hold(net: nn.Module, blocks: Sequence[str], dtype: torch.dtype) -> Holdings:
     # A sharded block is put together in the computing dtype, the next one ahead of time; gradients also in float32.
     whole = max(sum(_gathered(each, dtype) for each in net.get_submodule(name).parameters()) for name in blocks)
     return Holdings(
-        weights=sum(_local(each).nbytes for each in parameters),
-        trained=sum(_local(each).numel() for each in parameters if each.requires_grad),
+        weights=sum(local(each).nbytes for each in parameters),
+        trained=sum(local(each).numel() for each in parameters if each.requires_grad),
         gathered=whole,
     )
 
@@ -120,10 +121,6 @@ def _gathered(parameter: Tensor, dtype: torch.dtype) -> int:
     if not isinstance(parameter, DTensor):
         return 0
     return parameter.numel() * (2 * dtype.itemsize + parameter.requires_grad * (dtype.itemsize + 4))
-
-
-def _local(parameter: Tensor) -> Tensor:
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
 def _available(device: torch.device) -> int:
