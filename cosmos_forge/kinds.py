@@ -217,7 +217,8 @@ class Parallelism(Protocol):
 
     def start(self) -> World:
         """Joins the other processes, told by the environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR,
-        MASTER_PORT); called once, before anything else."""
+        MASTER_PORT); called once, before anything else. Where FORGE_STORE is set, the store at that address is open
+        already, and this stage's part of it has FORGE_STORE for a prefix."""
         ...
 
     def apply(self, net: nn.Module, blocks: Sequence[str]) -> nn.Module:

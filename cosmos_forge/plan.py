@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from cosmos_forge import machine
 from cosmos_forge.errors import ForgeError, Problem, Where
+from cosmos_forge.joined import place as launcher_place
 from cosmos_forge.options import Download
 from cosmos_forge.plugins import Plugins, load_plugins
 from cosmos_forge.recipe import COMMAND_LINE, ROOT, Origins, Recipe, read_recipe, toml_value
@@ -84,10 +85,16 @@ class Plan:
 
     @property
     def processes(self) -> int:
-        """Workers of a parallel stage on this machine. Raises ValueError, as the parallelism does."""
+        """Workers of a parallel stage: on this machine, or wherever torchrun or SLURM started their launchers. Raises
+        ValueError, as the parallelism does."""
         if "parallelism" not in self.tables:
             return 1
-        return int(cast(Any, self.options("parallelism")).processes(self.gpus))
+        joined = launcher_place()
+        count = int(cast(Any, self.options("parallelism")).processes(joined.size if joined else self.gpus))
+        if joined and count != joined.size:
+            what = f"`{self.use('parallelism')}` takes {count} process{'es' * (count > 1)}"
+            raise ValueError(f"{what}, but {joined.size} were started side by side")
+        return count
 
     @property
     def groups(self) -> int:

@@ -133,7 +133,11 @@ def _join(context: Context) -> World:
     device = _device(context, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     if context.device.type == "cuda":
         torch.cuda.set_device(device)
-    store = None if "MASTER_ADDR" in os.environ else distributed.HashStore()
+    store: distributed.Store | None = None if "MASTER_ADDR" in os.environ else distributed.HashStore()
+    if part := os.environ.get("FORGE_STORE"):
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        opened = distributed.TCPStore(address, port, is_master=False, timeout=PATIENCE, wait_for_workers=False)
+        store = distributed.PrefixStore(part, opened)
     distributed.init_process_group(_backend(context), store=store, rank=rank, world_size=size, timeout=PATIENCE)
     return World(rank, size, data_rank=rank, data_size=size, device=device)
 
