@@ -19,6 +19,7 @@ from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.files import write_json
 from cosmos_forge.judge import judge
 from cosmos_forge.kinds import Dataset, Parallelism
+from cosmos_forge.plan import SIZES
 from cosmos_forge.run import Run
 from cosmos_forge.sampling import Job, decode, embed_texts, encode_given, sample
 from cosmos_forge.types import Context
@@ -116,10 +117,10 @@ def _held_out(plan: Plan, run: Run, context: Context) -> list[Job]:
         raise ForgeError("no clips were held out to continue", "set prepare.held_out, or name a generate.input")
     options = plan.generate
     dataset: Dataset = component(plan, "dataset", context)
-    jobs = []
+    size, jobs = tuple(getattr(plan.options("dataset"), key) for key in SIZES), list[Job]()
     for index in range(len(dataset)):
-        if dataset.key(index) in held_out:
-            clip = dataset[index]
+        clip = dataset[index] if dataset.key(index) in held_out else None
+        if clip is not None and tuple(clip.frames_CTHW.shape[1:]) == size:
             jobs.append(
                 Job(
                     name=clip.key,
@@ -129,6 +130,12 @@ def _held_out(plan: Plan, run: Run, context: Context) -> list[Job]:
                     truth_CTHW=clip.frames_CTHW,
                 )
             )
+    if not jobs:
+        what = f"no clip that was held out has the largest size, {'x'.join(map(str, size))}"
+        raise ForgeError(what, "set prepare.held_out to more, or name a generate.input")
+    if len(jobs) < len(held_out):
+        left = len(held_out) - len(jobs)
+        context.emit(events.Note(f"{left} held-out clips are not continued: they are not of the largest size"))
     return jobs
 
 

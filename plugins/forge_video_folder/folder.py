@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Window:
-    """Where a clip lies: its video, the first frame (from 0), and what is said of it."""
+    """Where a clip lies: its video, the first frame (from 0), and what is said of it. size: frames, height, width."""
 
     video: Path
     start: int
+    size: tuple[int, int, int]
     fps: float
     caption: str
 
@@ -64,7 +65,8 @@ class VideoFolder:
     def __getitem__(self, index: int) -> Clip:
         """The clip; fps is that of its frames, so a stride divides it. Upstream: fps of the file."""
         options, window = self.options, self.windows[index]
-        indices = range(window.start, window.start + options.span, options.frame_stride)
+        num_frames, height, width = window.size
+        indices = range(window.start, window.start + options.span(num_frames), options.frame_stride)
         try:
             frames_TCHW = torch.from_numpy(read_frames(window.video, indices)).movedim(3, 1)
         except Unreadable as error:
@@ -72,7 +74,7 @@ class VideoFolder:
                 f"{self.key(index)}: frames {indices[0]} to {indices[-1]} of {window.video}: {error}",
                 fix="encode the video again, or take it out of the folder",
             ) from error
-        frames_TCHW = resize(frames_TCHW, options.height, options.width, crop=options.resize == "crop")
+        frames_TCHW = resize(frames_TCHW, height, width, crop=options.resize == "crop")
         frames_CTHW = frames_TCHW.movedim(1, 0).contiguous()
         return Clip(self.key(index), frames_CTHW, window.fps / options.frame_stride, window.caption)
 
@@ -88,23 +90,35 @@ class VideoFolder:
         options, window = self.options, self.windows[index]
         stat = window.video.stat()
         content = content_hash(window.video, stat.st_size, stat.st_mtime_ns)
-        shape = (options.num_frames, options.frame_stride, options.height, options.width, options.resize)
+        num_frames, height, width = window.size
+        shape = (num_frames, options.frame_stride, height, width, options.resize)
         return hashlib.sha256(repr((content, window.start, shape)).encode()).hexdigest()
 
     def _windows(self, video: Path) -> list[Window] | str:
         """The clips of a video, or why there are none."""
+        options = self.options
         if not is_video(video):
             return "only *.mp4 files are read"
         try:
             found = probe(video)
-            caption = self.options.caption or read_caption(self.folder / "metas" / f"{video.stem}.txt")
+            height, width = picture_size(video) if options.other_sizes else options.size[1:]
+            caption = options.caption or read_caption(self.folder / "metas" / f"{video.stem}.txt")
         except Unreadable as error:
             return str(error)
-        span = self.options.span
-        if len(found.times) < span:
-            return f"the video has {len(found.times)} frames, and a clip needs {span}"
-        starts = range(0, len(found.times) - span + 1, self.options.start_frame_interval or span)
-        return [Window(video, start, found.fps, caption) for start in starts]
+        frames = len(found.times)
+        size = options.size_for(frames, height, width)
+        if size is None:
+            shortest = min(options.span(size[0]) for size in (options.size, *options.other_sizes))
+            return f"the video has {frames} frames, and a clip needs {shortest}"
+        span = options.span(size[0])
+        starts = range(0, frames - span + 1, options.start_frame_interval or span)
+        return [Window(video, start, size, found.fps, caption) for start in starts]
+
+
+def picture_size(video: Path) -> tuple[int, int]:
+    """Height and width as shown: only a decoded frame tells whether the video is turned. Raises Unreadable."""
+    _, height, width, _ = read_frames(video, [0]).shape
+    return height, width
 
 
 def read_caption(path: Path) -> str:

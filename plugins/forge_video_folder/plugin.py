@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -28,6 +29,11 @@ class VideoFolderOptions(Options):
     num_frames: int = Field(121, ge=1, description="frames of a clip, 8k+1 for most latent tokenizers")
     height: int = Field(720, ge=16, description="pixels, after resizing; as in Cosmos post-training")
     width: int = Field(1280, ge=16, description="pixels, after resizing; as in Cosmos post-training")
+    other_sizes: list[tuple[int, int, int]] = Field(
+        [],
+        description="further sizes, [num_frames, height, width] each: a video gets the one nearest its own "
+        "proportions, of the most frames, that it is long enough for",
+    )
     caption: str | None = Field(None, min_length=1, description="one caption for all videos; then `metas` is not read")
     resize: Literal["stretch", "crop"] = Field(
         "stretch", description="stretch: proportions may change, as in Cosmos; crop: keeps them and cuts off the edges"
@@ -43,10 +49,32 @@ class VideoFolderOptions(Options):
             raise ValueError("give either `path`, a folder, or `repo`, a dataset on the Hugging Face hub")
         return self
 
+    @model_validator(mode="after")
+    def _largest_first(self) -> VideoFolderOptions:
+        for size in self.other_sizes:
+            if size[0] < 1 or min(size[1:]) < 16:
+                raise ValueError(f"other_sizes: {list(size)} is no [num_frames, height, width] of 16 pixels or more")
+            if math.prod(size) > math.prod(self.size):
+                raise ValueError(f"other_sizes: {list(size)} is larger than num_frames, height and width say")
+        return self
+
     @property
-    def span(self) -> int:
+    def size(self) -> tuple[int, int, int]:
+        """Frames, height and width of the largest clips."""
+        return self.num_frames, self.height, self.width
+
+    def span(self, num_frames: int) -> int:
         """Frames of a video from a clip's first to its last."""
-        return (self.num_frames - 1) * self.frame_stride + 1
+        return (num_frames - 1) * self.frame_stride + 1
+
+    def size_for(self, frames: int, height: int, width: int) -> tuple[int, int, int] | None:
+        """The size of the clips of a video; None where it is too short for any."""
+        fitting = [size for size in (self.size, *self.other_sizes) if self.span(size[0]) <= frames]
+
+        def misfit(size: tuple[int, int, int]) -> tuple[float, int]:
+            return round(abs(math.log(width / height * size[1] / size[2])), 2), -size[0]
+
+        return min(fitting, key=misfit, default=None)
 
     def needs(self) -> list[Download]:
         """The videos of `repo`, and their captions unless one serves all."""
@@ -60,6 +88,12 @@ class VideoFolderOptions(Options):
             what = missing(Path(self.path).expanduser(), self.videos)
             if what:
                 yield plan.problem("dataset", "path", what, LAYOUT)
+        for size in self.other_sizes:
+            try:
+                plan.options("latent_tokenizer").latent_shape(*size)
+            except ValueError as error:
+                what = f"other_sizes: {list(size)} does not fit the latent tokenizer: {error}"
+                yield plan.problem("dataset", "other_sizes", what, "frames, height and width are meant")
 
 
 LAYOUT = (

@@ -75,6 +75,50 @@ def test_a_stride_takes_every_nth_frame_and_divides_fps(folder):
     assert (every.fps, third.fps) == (20.0, pytest.approx(20 / 3))
 
 
+def test_videos_get_the_size_nearest_theirs(folder, videos):
+    """By proportions as shown, a turned video's too, then by length; nothing of a video too short for any."""
+    videos.write(folder / "videos/short.mp4", videos.waves(4))
+    videos.write(folder / "videos/upright.mp4", videos.waves(9, height=64, width=48))
+    videos.turn(videos.write(folder / "videos/turned.mp4", videos.waves(9)))
+    videos.write(folder / "videos/tiny.mp4", videos.waves(2))
+    sizes = [[5, 64, 48], [3, 48, 64]]
+    dataset = build(folder, num_frames=5, height=48, width=64, caption="Waves.", other_sizes=sizes)
+    found = {dataset.key(i): tuple(dataset[i].frames_CTHW.shape[1:]) for i in range(len(dataset))}
+    assert found == {
+        **{f"{name}.mp4#{start}": (5, 48, 64) for name in "ab" for start in (0, 5)},
+        "short.mp4#0": (3, 48, 64),
+        "turned.mp4#0": (5, 64, 48),
+        "upright.mp4#0": (5, 64, 48),
+    }
+    assert reasons(dataset)["videos/tiny.mp4"] == "the video has 2 frames, and a clip needs 3"
+    assert len({dataset.fingerprint(i) for i in range(len(dataset))}) == len(dataset)
+
+
+@pytest.mark.parametrize(("size", "what"), [([5, 64, 64], "is larger than"), ([5, 8, 64], "is no")])
+def test_other_sizes_are_smaller(size, what):
+    with pytest.raises(ValueError, match=what):
+        VideoFolderOptions(path=".", num_frames=5, height=48, width=64, other_sizes=[size])
+
+
+def test_other_sizes_fit_the_latent_tokenizer(folder):
+    class Tokenizer:
+        def latent_shape(self, num_frames: int, height: int, width: int) -> None:
+            if num_frames % 8 != 1:
+                raise ValueError(f"{num_frames} frames are not 8k+1")
+
+    class Plan:
+        def options(self, table: str) -> Tokenizer:
+            return Tokenizer()
+
+        def problem(self, table: str, key: str, what: str, fix: str) -> Problem:
+            return Problem(what, fix=fix)
+
+    sizes = [[9, 32, 32], [16, 32, 32]]
+    options = VideoFolderOptions(path=str(folder), num_frames=17, height=32, width=32, other_sizes=sizes)
+    (problem,) = options.check(Plan())  # type: ignore[arg-type]
+    assert "[16, 32, 32] does not fit the latent tokenizer: 16 frames are not 8k+1" in problem.what
+
+
 def test_one_caption_for_all_needs_no_metas(folder):
     shutil.rmtree(folder / "metas")
     dataset = build(folder, caption="The same.")
