@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -61,7 +62,7 @@ def _piece(gradient: Tensor) -> tuple[Tensor, str]:
 def _compare(what: str, by_rank: Mapping[int, list[float]]) -> None:
     """Every process that told of `what` must have told the same; not being finite is a matter of its own."""
     (first, expected), *others = by_rank.items()
-    scale = max(map(abs, expected))
+    scale = max((abs(value) for value in expected if math.isfinite(value)), default=0.0)
     for rank, found in others:
         same = torch.allclose(
             torch.tensor(found), torch.tensor(expected), rtol=TOLERANCE, atol=TOLERANCE * scale, equal_nan=True
