@@ -131,7 +131,8 @@ def _available(device: torch.device) -> int:
 
 def _least(value: int, context: Context) -> int:
     """The smallest value of all processes."""
+    if context.world.size == 1:
+        return value
     values = torch.tensor(value, device=context.device)
-    if context.world.size > 1:
-        dist.all_reduce(values, dist.ReduceOp.MIN)
+    dist.all_reduce(values, dist.ReduceOp.MIN)
     return int(values)

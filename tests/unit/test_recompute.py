@@ -1,0 +1,58 @@
+"""What `auto` chooses on a GPU of a given size, and what it says. The GPU is imagined."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cosmos_forge import recompute
+from cosmos_forge.recompute import choose_levels
+from cosmos_forge.stages.options import TrainOptions
+from cosmos_forge.testing import TinyNet, make_context
+from cosmos_forge.types import Activations
+
+BLOCKS = ["blocks.0", "blocks.1"]
+WEIGHTS = 16 * sum(each.numel() for each in TinyNet().parameters())  # with gradients and moments
+MODEL = SimpleNamespace(activations=lambda shape, frozen: Activations(5000, 2000, 1000, 500))
+
+
+def chosen(tmp_path, monkeypatch, size, model=MODEL, device="cuda", choice="auto"):
+    """Levels and notes for a GPU on which `size` bytes are free."""
+    monkeypatch.setattr(recompute, "_available", lambda device: size)
+    tables = {
+        "model": model,
+        "dataset": SimpleNamespace(num_frames=9, height=16, width=16),
+        "latent_tokenizer": SimpleNamespace(latent_shape=lambda *size: (16, 2, 2, 2)),
+    }
+    plan = SimpleNamespace(train=TrainOptions(steps=1, lr=1, recompute=choice), options=tables.get)
+    notes = []
+    context = make_context(tmp_path, device=torch.device(device), emit=notes.append)
+    return choose_levels(plan, TinyNet(), BLOCKS, context), notes
+
+
+@pytest.mark.parametrize(
+    ("elements", "levels", "warns"),
+    [
+        (10_500, ["none", "none"], False),  # 5000 + 5000 kept, 500 for a block in its backward pass
+        (7_500, ["attention", "attention"], False),  # 2000 + 2000, 3000 again, 500
+        (6_500, ["block", "block"], False),  # 1000 + 1000, 4000 again, 500
+        (6_000, ["block", "block"], True),
+    ],
+)
+def test_auto_takes_what_fits_and_says_so(tmp_path, monkeypatch, elements, levels, warns):
+    found, notes = chosen(tmp_path, monkeypatch, (WEIGHTS + 4 * elements + 4) / 0.92)
+    assert found == levels
+    assert [note.warning for note in notes] == [warns]
+    assert f"2 {levels[0]}" in notes[0].text
+    assert ("run out of memory" in notes[0].text) == warns
+
+
+def test_a_model_that_does_not_say_what_it_keeps(tmp_path, monkeypatch):
+    found, notes = chosen(tmp_path, monkeypatch, 10**9, model=SimpleNamespace())
+    assert found == ["block", "block"]
+    assert "does not say" in notes[0].text
+
+
+@pytest.mark.parametrize(("device", "choice", "level"), [("cpu", "auto", "none"), ("cuda", "attention", "attention")])
+def test_nothing_to_choose(tmp_path, monkeypatch, device, choice, level):
+    assert chosen(tmp_path, monkeypatch, 0, device=device, choice=choice) == ([level] * 2, [])
