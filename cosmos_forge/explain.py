@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cosmos_forge import machine
 from cosmos_forge.errors import ForgeError, show_path
+from cosmos_forge.memory import Memory
 from cosmos_forge.options import Options, nearest
 from cosmos_forge.plan import SIZES, Plan
 from cosmos_forge.plugins import Plugins
@@ -49,6 +51,7 @@ def explain_json(plan: Plan) -> dict[str, Any]:
         "latents": {what: {"size": size, "shape": shape} for what, size, shape in _latents(plan)},
         "batch": _batch(plan),
         "trains": _trained(plan),
+        "memory": (memory := _sampling_memory(plan)) and asdict(memory),
     }
 
 
@@ -83,6 +86,8 @@ def _facts(plan: Plan) -> dict[str, list[str]]:
         evaluations = plan.options("sampler").evaluations
         twice = f", each twice for guidance = {plan.generate.guidance:g}" if plan.generate.guidance else ""
         facts["sampling"] = [f"{evaluations} evaluations of the network a video{twice}"]
+    if memory := _sampling_memory(plan):
+        facts["memory"] = [f"generate: {memory} for the network; text encoder and tokenizer come before and after it"]
     return facts
 
 
@@ -134,6 +139,22 @@ def _trained(plan: Plan) -> dict[str, int] | None:
     if shapes is None or count is None:
         return None
     return {"trained": count(shapes()), "parameters": sum(map(math.prod, shapes().values()))}
+
+
+def _sampling_memory(plan: Plan) -> Memory | None:
+    """What denoising one video takes, where the model can tell."""
+    if "generate" not in plan.stages or not {"model", "latent_tokenizer"} <= plan.tables.keys():
+        return None
+    model = plan.options("model")
+    shapes, activations = getattr(model, "parameter_shapes", None), getattr(model, "activations", None)
+    if shapes is None or activations is None:
+        return None
+    number = 2 if plan.root.precision == "bf16" else 4
+    latents = plan.options("latent_tokenizer").latent_shape(*plan.video_size())
+    return Memory(
+        weights=number * sum(map(math.prod, shapes().values())),
+        working=number * activations(latents, frozen=True).working,
+    )
 
 
 def _by(sizes: Iterable[int]) -> str:

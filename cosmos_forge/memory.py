@@ -32,12 +32,12 @@ class Memory:
     """
 
     weights: float
-    gradients: float
-    optimizer: float
-    average: float
-    gathered: float
-    kept: float
-    working: float
+    gradients: float = 0.0
+    optimizer: float = 0.0
+    average: float = 0.0
+    gathered: float = 0.0
+    kept: float = 0.0
+    working: float = 0.0
 
     @property
     def total(self) -> float:
