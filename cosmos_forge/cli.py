@@ -83,7 +83,7 @@ def forge(
     if version:
         typer.echo(__version__)
     elif context.invoked_subcommand is None:
-        from cosmos_forge.explain import first_steps
+        from cosmos_forge.catalogue import first_steps
 
         typer.echo(first_steps(), nl=False)
 
@@ -144,7 +144,7 @@ def plugins(
     schema: Annotated[bool, typer.Option("--schema", help="a JSON schema of recipes, for editors")] = False,
 ) -> None:
     """List what is installed, or the options of one component."""
-    from cosmos_forge import explain
+    from cosmos_forge import catalogue
     from cosmos_forge.plugins import load_plugins
     from cosmos_forge.schema import recipe_schema
 
@@ -152,11 +152,11 @@ def plugins(
     if schema:
         typer.echo(_json(recipe_schema(installed)), nl=False)
     elif as_json:
-        typer.echo(_json(explain.plugin_json(installed)), nl=False)
+        typer.echo(_json(catalogue.plugin_json(installed)), nl=False)
     elif name:
-        typer.echo(explain.help_on(name, installed), nl=False)
+        typer.echo(catalogue.help_on(name, installed), nl=False)
     else:
-        typer.echo(explain.plugin_table(installed), nl=False)
+        typer.echo(catalogue.plugin_table(installed), nl=False)
 
 
 @app.command()

@@ -111,7 +111,7 @@ def test_a_tracebacks_place_is_behind_a_flag(forge, monkeypatch, workplace):
 def test_forge_alone_says_what_to_do_first(forge, monkeypatch, tmp_path):
     recipe = tmp_path / "quickstart.toml"
     recipe.write_text("# Two minutes on a laptop.\n")
-    monkeypatch.setattr("cosmos_forge.explain.shipped_recipes", lambda: {"a.toml": recipe, "quickstart.toml": recipe})
+    monkeypatch.setattr("cosmos_forge.catalogue.shipped_recipes", lambda: {"a.toml": recipe, "quickstart.toml": recipe})
     code, out, err = forge()
     assert (code, err) == (0, "")
     assert "forge run quickstart.toml" in out and "Two minutes on a laptop." in out
