@@ -140,7 +140,8 @@ def _held_out(plan: Plan, run: Run, context: Context) -> list[Job]:
 
 
 def _finish(plan: Plan, run: Run, context: Context, jobs: list[Job]) -> None:
-    """Process 0 sums up what all have made."""
+    """Process 0 sums up what all have made. An input's video has a sheet of its own and no truth to be measured by, so
+    what held-out clips have shown stays as it was."""
     records = {job.name: json.loads((run.videos / f"{_file_name(job.name)}.json").read_text()) for job in jobs}
     rows: list[tuple[str, np.ndarray]] = []
     for job in jobs[:: -(-len(jobs) // SHEET_VIDEOS)]:
@@ -148,10 +149,13 @@ def _finish(plan: Plan, run: Run, context: Context, jobs: list[Job]) -> None:
         rows.append((f"{job.name}: generated", made))
         if job.truth_CTHW is not None:
             rows.append((f"{job.name}: truth", _THWC(job.truth_CTHW)))
-    sheet = run.videos / "contact-sheet.png"
+    held_out = plan.generate.input is None
+    sheet = run.videos / ("contact-sheet.png" if held_out else f"{_file_name(jobs[0].name)}.png")
     video.contact_sheet(rows, sheet, given=plan.generate.given_frames)
     run.leave("videos", run.videos)
     run.leave("contact sheet", sheet)
+    if not held_out:
+        return
 
     names = list(next(iter(records.values()))["metrics"])
     metrics: dict[str, Any] = {
