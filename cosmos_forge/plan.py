@@ -197,9 +197,10 @@ def make_plan(
     return plan
 
 
-def load_plan(folder: Path) -> Plan:
+def load_plan(folder: Path, stage: str) -> Plan:
     """The plan of a run directory, for the processes that carry it out; the machine is not checked again."""
-    recipe = read_recipe(folder / "recipe.toml")
+    own = folder / "stages" / f"{stage}.toml"
+    recipe = read_recipe(own if own.exists() else folder / "recipe.toml")
     problems: list[Problem] = []
     plugins = load_plugins()
     tables = build_tables(recipe, plugins, problems)

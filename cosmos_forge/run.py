@@ -9,7 +9,8 @@ checkpoints/       to resume from
 export/            trained weights
 videos/            what was generated, each with a JSON of its settings
 metrics.json       how good it is
-stages/            a JSON for each finished stage: its settings' digest and its artifacts
+stages/            a JSON for each finished stage: its settings' digest and its artifacts; a TOML for one that was
+                   done again by itself with settings of its own
 logs/              what each process printed
 """
 
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from cosmos_forge import events
 from cosmos_forge.errors import ForgeError, Problem, show_path
 from cosmos_forge.events import Artifact
-from cosmos_forge.files import sha256, write_json
+from cosmos_forge.files import sha256, write_json, write_text
 from cosmos_forge.stages import STAGES
 
 if TYPE_CHECKING:
@@ -223,11 +224,15 @@ def _accept(plan: Plan, stages: tuple[str, ...], accept_changes: bool) -> None:
                     )
                 ]
             )
+    own = {stage: plan.folder / "stages" / f"{stage}.toml" for stage in STAGES}
+    alone = stages != plan.stages and recipe.exists() and not accept_changes
+    for stage in stages if alone else STAGES:
+        own[stage].unlink(missing_ok=True)
+    # A stage that is done again by itself keeps its settings to itself: the run's recipe stays what made the run.
     text = plan.dumps()
-    if not recipe.exists() or recipe.read_text() != text:
-        from cosmos_forge.files import write_text
-
-        write_text(recipe, text)
+    for path in [own[stage] for stage in stages] if alone else [recipe]:
+        if not path.exists() or path.read_text() != text:
+            write_text(path, text)
 
 
 def _checksums(path: Path) -> Any:

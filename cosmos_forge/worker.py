@@ -56,7 +56,7 @@ def work(run: Run, stage: str, rank: int) -> None:
     """Does this process's part of the stage; rank 0 records its end."""
     from cosmos_forge.plan import load_plan
 
-    plan = load_plan(run.folder)
+    plan = load_plan(run.folder, stage)
     log = events.EventLog(run.events)
     emit = log.emit if rank == 0 else _silent
     if not STAGES[stage].tables:  # no component, no torch

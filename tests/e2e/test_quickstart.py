@@ -84,7 +84,7 @@ def test_the_recipe_in_the_run_directory_is_the_run(workplace, quickstart):
 def test_another_plan_is_refused_and_can_be_accepted(workplace, quickstart):
     changed = ["run", "quickstart.toml", *SMALL, "train.lr=2e-3", "train.steps=14"]
     said = workplace.forge(*changed, code=2)
-    assert "train.lr is 0.002, but run quickstart was started with 0.003" in said
+    assert "train.lr is 0.002, but run quickstart was started with 0.004" in said
     assert "train.steps is 14, but run quickstart was started with 12" in said
     assert "--continue" in said
     assert workplace.forge("run", "quickstart.toml", *SMALL).count("done before") == 4
@@ -104,6 +104,7 @@ def test_one_stage_can_be_done_again_with_other_settings(workplace, quickstart):
     assert all(sha256(run / "videos" / name) != digest for name, digest in before.items())
     settings = [json.loads(path.read_text()) for path in (run / "videos").glob("*.json")]
     assert {each["seed"] for each in settings} == {3}
+    assert "seed = 3" not in (run / "recipe.toml").read_text()
     said = workplace.forge("generate", recipe, "train.lr=1.0", code=2)
     assert "train.lr is 1.0" in said
 
