@@ -194,4 +194,4 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(f"{name:48} {error:8.1e}  {what} ({len(noted)} checked)")
     unseen = sorted(set(CASES) - set(ERRORS))
     if unseen:
-        terminalreporter.write_line(f"not looked at in this session: {', '.join(unseen)}")
+        terminalreporter.write_line(f"cases that no test of this run looked at: {', '.join(unseen)}")
