@@ -9,6 +9,7 @@ import mimetypes
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def check(plan: Plan, recipe: Recipe, stages: tuple[str, ...]) -> list[Problem]:
         problems += part(plan, stages)
     problems += _plugins(plan, stages, whole)
     if whole:
-        problems += _storage(plan, stages)
+        problems += _downloads(plan, stages)
     return problems
 
 
@@ -204,8 +205,8 @@ def _needs(table: Table) -> list[Download]:
         return []
 
 
-def _storage(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
-    """Downloads that cannot come, and disks that cannot hold what will."""
+def _downloads(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
+    """Downloads that cannot come."""
     absent = needed_downloads(plan, stages)
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}
     for download in absent:
@@ -216,18 +217,36 @@ def _storage(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
             yield Problem(
                 f"{download.repo} is not on this machine, and HF_HUB_OFFLINE forbids fetching it", fix="unset it"
             )
-    coming = sum(download.gigabytes for download in absent) if "fetch" in stages else 0.0
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What will be written to a folder's disk, and what is free there; 10^9 bytes."""
+
+    folder: Path
+    gigabytes: float
+    free: float
+
+    @property
+    def fits(self) -> bool:
+        return self.gigabytes <= self.free
+
+    def __str__(self) -> str:
+        return f"{self.gigabytes:.1f} GB are needed in {show_path(self.folder)}, {self.free:.1f} GB are free"
+
+
+def disk_demands(plan: Plan, stages: tuple[str, ...]) -> list[Demand]:
+    """A line a disk: downloads that are to come, and what the stages leave."""
+    coming = sum(download.gigabytes for download in needed_downloads(plan, stages)) if "fetch" in stages else 0.0
     written = SPARE_GB
     if "export" in stages and plan.export.merge:
         written += sum(need.gigabytes for need in _needs(plan.tables["model"]))
     cache, runs = machine.hub_cache(), plan.runs
-    if machine.same_disk(cache, runs):
-        demands = [(runs, coming + written)]
-    else:
-        demands = [(cache, coming), (runs, written)]
-    for folder, gigabytes in demands:
-        free = machine.free_gigabytes(folder)
-        if free < gigabytes:
-            what = f"no disk space: {gigabytes:.1f} GB are needed in {show_path(folder)}, {free:.1f} GB are free"
-            fix = "free some, or choose another disk: --runs DIR for runs, HF_HOME for downloads"
-            yield Problem(what, fix=fix)
+    folders = [(runs, coming + written)] if machine.same_disk(cache, runs) else [(cache, coming), (runs, written)]
+    return [Demand(folder, gigabytes, machine.free_gigabytes(folder)) for folder, gigabytes in folders]
+
+
+def shortages(plan: Plan, stages: tuple[str, ...]) -> list[Problem]:
+    """Disks of this machine that cannot hold what will be written. No fault of the recipe: asked before a run only."""
+    fix = "free some, or choose another disk: --runs DIR for runs, HF_HOME for downloads"
+    return [Problem(f"no disk space: {each}", fix=fix) for each in disk_demands(plan, stages) if not each.fits]

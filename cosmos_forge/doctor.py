@@ -173,6 +173,7 @@ def _hub() -> Check:
 
 def _recipe(recipe: Path, overrides: Sequence[str], runs: Path, plugins: Plugins) -> Iterator[Check]:
     """What keeps the recipe from running, then what it will download and under which licence."""
+    from cosmos_forge.checks import shortages
     from cosmos_forge.plan import make_plan
     from cosmos_forge.recipe import read_recipe
 
@@ -181,7 +182,10 @@ def _recipe(recipe: Path, overrides: Sequence[str], runs: Path, plugins: Plugins
     except ForgeError as error:
         yield from (_of_problem(problem) for problem in error.problems)
         return
-    yield Check("ok", f"{show_path(plan.recipe)} can run; processes: {plan.processes}")
+    if short := shortages(plan, plan.stages):
+        yield from (_of_problem(problem) for problem in short)
+    else:
+        yield Check("ok", f"{show_path(plan.recipe)} can run; processes: {plan.processes}")
     for download in plan.downloads():
         what = f"{download.repo}, {download.gigabytes:.1f} GB" + (f", {download.licence}" if download.licence else "")
         if machine.is_downloaded(download):

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cosmos_forge import machine
+from cosmos_forge.checks import disk_demands
 from cosmos_forge.errors import show_path
 from cosmos_forge.memory import Memory
 from cosmos_forge.plan import SIZES, Plan
@@ -43,6 +44,10 @@ def explain_json(plan: Plan) -> dict[str, Any]:
             }
             for each in plan.downloads()
         ],
+        "disk": [
+            {"folder": str(each.folder), "gigabytes": each.gigabytes, "free": each.free}
+            for each in disk_demands(plan, plan.stages)
+        ],
         "latents": {what: {"size": size, "shape": shape} for what, size, shape in _latents(plan)},
         "batch": _batch(plan),
         "trains": _trained(plan),
@@ -64,6 +69,7 @@ def _facts(plan: Plan) -> dict[str, list[str]]:
         for each in plan.downloads()
     ]
     facts["downloads"] = downloads or ["none"]
+    facts["disk"] = [f"{each}{'' if each.fits else ': TOO LITTLE'}" for each in disk_demands(plan, plan.stages)]
     if latents := _latents(plan):
         axes = "channels x time x height x width"
         facts["latents"] = [f"{_by(shape)} ({axes}) of {what} of {_by(size)}" for what, size, shape in latents]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cosmos_forge import events
+from cosmos_forge.checks import shortages
 from cosmos_forge.errors import DONE, FAILED, INTERRUPTED, ForgeError, show_path
 from cosmos_forge.files import no_space, sweep, write_json
 from cosmos_forge.joined import Meeting, place
@@ -36,6 +37,8 @@ def run_plan(plan: Plan, stages: tuple[str, ...] | None = None, accept_changes: 
     if here is None:
         free_port()
     stages = stages or plan.stages
+    if problems := shortages(plan, stages):
+        raise ForgeError(problems)
     previous = signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
         meeting = Meeting(here) if here else None
