@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cosmos_forge import ForgeError
+from forge_lora.plugin import LoraOptions, ends
 
 PREFIX = "base_model.model."  # what peft puts before every name in a file
 STEM = "adapter_model"
@@ -30,11 +31,12 @@ THERE = re.compile(r"(?P<layer>.+\.to_[a-z]+)_lora\.net\.(?P<part>[01])\.weight"
 
 @dataclass(frozen=True)
 class Adapters:
-    """tensors: by layer and part ("down", "up", "magnitude"). scale: by which they were multiplied, if known."""
+    """tensors: by layer and part ("down", "up", "magnitude"). scales: by which each layer's product is multiplied,
+    where the file says it."""
 
     path: Path
     tensors: dict[str, dict[str, Tensor]]
-    scale: float | None
+    scales: dict[str, float]
 
 
 def read_adapters(path: Path) -> Adapters:
@@ -43,15 +45,16 @@ def read_adapters(path: Path) -> Adapters:
     if path.name == "model.safetensors":  # what a run exports whole, beside its adapter
         path = path.parent
     if path.suffix == ".pt":
-        found, scale = _from_reference(path), None
+        found, scales = _from_reference(path), {}
     else:
         file = path / f"{STEM}.safetensors" if path.is_dir() else path
         if not file.exists():
             raise ForgeError(f"there are no adapters at {file}", "give a folder that holds adapter_model.safetensors")
-        found, scale = by_layer(load_file(file)), _scale(file.parent / CONFIG)
+        found = by_layer(load_file(file))
+        scales = _scales(file.parent / CONFIG, found)
     if not found:
         raise ForgeError(f"{path} holds no adapters", "give peft's folder, or a training file of Cosmos")
-    return Adapters(path, found, scale)
+    return Adapters(path, found, scales)
 
 
 def by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -64,26 +67,40 @@ def by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return layers
 
 
-def peft_config(rank: int, scale: float, targets: list[str], dropout: float, dora: bool) -> dict[str, Any]:
-    """What `adapter_config.json` says."""
+def peft_config(options: LoraOptions, layers: list[str]) -> dict[str, Any]:
+    """What `adapter_config.json` says of adapters of these layers."""
+    ranks = {layer: options.rank_of(layer) for layer in layers}
+    alphas = {layer: options.scale_of(layer) * rank for layer, rank in ranks.items()}
+    alpha = options.rank if options.alpha is None else options.alpha
     return {
         "peft_type": "LORA",
-        "r": rank,
-        "lora_alpha": scale * rank,
-        "lora_dropout": dropout,
-        "use_dora": dora,
+        "r": options.rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {layer: rank for layer, rank in ranks.items() if rank != options.rank},
+        "alpha_pattern": {layer: each for layer, each in alphas.items() if each != alpha},
+        "lora_dropout": options.dropout,
+        "use_dora": options.dora,
         "bias": "none",
-        "target_modules": targets,
+        "target_modules": layers,
         "base_model_name_or_path": None,
         "inference_mode": True,
     }
 
 
-def _scale(config: Path) -> float | None:
+def _scales(config: Path, layers: Iterable[str]) -> dict[str, float]:
+    """alpha / rank of each layer, as peft reads its configuration; none where there is none."""
     if not config.exists():
-        return None
+        return {}
     said = json.loads(config.read_text(encoding="utf-8"))
-    return float(said["lora_alpha"]) / float(said["r"])
+
+    def of(layer: str, patterns: dict[str, float], otherwise: float) -> float:
+        return next((value for end, value in patterns.items() if ends(layer, end)), otherwise)
+
+    return {
+        layer: of(layer, said.get("alpha_pattern") or {}, said["lora_alpha"])
+        / of(layer, said.get("rank_pattern") or {}, said["r"])
+        for layer in layers
+    }
 
 
 def _from_reference(path: Path) -> dict[str, dict[str, Tensor]]:

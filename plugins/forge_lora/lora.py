@@ -43,13 +43,14 @@ class Lora:
         adapters than these.
         """
         o = self.options
-        names = find_targets(net, o.targets, o.rank)
+        names = find_targets(net, o)
         found = read_adapters(self.start) if self.start else None
         if found:
             self._compare(found, names)
         config = LoraConfig(
             r=o.rank,
-            lora_alpha=o.scale * o.rank,  # type: ignore[arg-type]  # peft divides by the rank
+            rank_pattern={name: o.rank_of(name) for name in names},
+            alpha_pattern={name: o.scale_of(name) * o.rank_of(name) for name in names},  # peft divides by the rank
             lora_dropout=o.dropout,
             use_dora=o.dora,
             target_modules=names,
@@ -59,7 +60,7 @@ class Lora:
         generator = torch.Generator().manual_seed(self.seed)
         layers = {name: layer for name in names if isinstance(layer := net.get_submodule(name), LoraLayer)}
         for name, layer in layers.items():
-            _begin(layer, o.rank, generator)
+            _begin(layer, o.rank_of(name), generator)
             if found:
                 _load(layer, found.tensors[name])
         trained = self.trainable(net)
@@ -83,8 +84,7 @@ class Lora:
             layers[layer] = None
             end = part if part == "lora_magnitude_vector" else f"{part}.weight"
             tensors[f"{PREFIX}{layer}.{end}"] = tensor.detach().cpu()
-        o = self.options
-        config = peft_config(o.rank, o.scale, sorted(layers), o.dropout, o.dora)
+        config = peft_config(self.options, sorted(layers))
         return Result(STEM, tensors, {CONFIG: json.dumps(config, indent=2) + "\n"})
 
     def merge(self, base: Mapping[str, Tensor], result: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -100,7 +100,7 @@ class Lora:
                 )
             weight = base[name]
             down, up = (parts[part].to(weight.device, torch.float32) for part in ("down", "up"))
-            whole = weight.float() + self.options.scale * (up @ down)
+            whole = weight.float() + self.options.scale_of(layer) * (up @ down)
             if "magnitude" in parts:
                 magnitude = parts["magnitude"].to(weight.device, torch.float32)
                 whole *= (magnitude / torch.linalg.norm(whole, dim=1))[:, None]
@@ -116,13 +116,16 @@ class Lora:
             problems.append(Problem(f"{found.path} has adapters of other layers too: {', '.join(more[:4])}"))
         if problems:
             problems[-1] = Problem(problems[-1].what, fix="choose the same `targets` as it was trained with")
-        ranks = {len(parts["down"]) for parts in found.tensors.values()}
-        if ranks != {o.rank}:
-            there = sorted(ranks)
-            problems.append(Problem(f"{found.path} has rank {there}, not {o.rank}", fix=f"rank = {there[0]}"))
-        if found.scale is not None and abs(found.scale - o.scale) > 1e-6 * found.scale:
-            fix = f"alpha = {found.scale * o.rank:g}"
-            problems.append(Problem(f"{found.path} has a scale of {found.scale:g}, not {o.scale:g}", fix=fix))
+        ranks = {name: len(parts["down"]) for name, parts in found.tensors.items()}
+        if unlike := [name for name, rank in ranks.items() if rank != o.rank_of(name)]:
+            there, here = ranks[unlike[0]], o.rank_of(unlike[0])
+            what = f"{found.path} has rank {there}, not {here}, at `{unlike[0]}`, one of {len(unlike)}"
+            problems.append(Problem(what, fix=_setting("rank", there, unlike, ranks)))
+        scales = found.scales
+        if unlike := [name for name, scale in scales.items() if abs(scale - o.scale_of(name)) > 1e-6 * abs(scale)]:
+            was, now = scales[unlike[0]], o.scale_of(unlike[0])
+            what = f"{found.path} has a scale of {was:g}, not {now:g}, at `{unlike[0]}`, one of {len(unlike)}"
+            problems.append(Problem(what, fix=_setting("alpha", was * ranks[unlike[0]], unlike, scales)))
         if o.dora and not all("magnitude" in parts for parts in found.tensors.values()):
             problems.append(Problem(f"{found.path} was trained without DoRA", fix="dora = false"))
         elif not o.dora and any("magnitude" in parts for parts in found.tensors.values()):
@@ -151,11 +154,19 @@ def _load(layer: LoraLayer, parts: Mapping[str, Tensor]) -> None:
         homes[part][ADAPTER].get_parameter("weight").copy_(value)
 
 
-def find_targets(net: nn.Module, targets: Sequence[str], rank: int) -> list[str]:
-    """Names of the linear layers whose names end, at a dot, with what one of `targets` matches, in the order of `net`.
+def _setting(key: str, value: float, unlike: Sequence[str], every: Mapping[str, float]) -> str:
+    """What to set so that a layer's value is what it was."""
+    alike = len(unlike) == len(every) and len({every[name] for name in unlike}) == 1
+    return f"{key} = {value:g}" if alike else f'{key}_pattern = {{ "{unlike[0]}" = {value:g}, .. }}'
 
-    Raises ForgeError, naming all faults: a target without a layer, a layer narrower than the rank.
+
+def find_targets(net: nn.Module, options: LoraOptions) -> list[str]:
+    """Names of the linear layers whose names end, at a dot, with what one of the targets matches, in the order of
+    `net`.
+
+    Raises ForgeError, naming all faults: a target or pattern without a layer, a layer narrower than the rank.
     """
+    targets = options.targets
     linear = {name: module for name, module in net.named_modules() if isinstance(module, nn.Linear)}
     problems = [
         Problem(f"[method] targets: no linear layer's name ends with `{target}`", fix=_nearest(target, list(linear)))
@@ -163,7 +174,13 @@ def find_targets(net: nn.Module, targets: Sequence[str], rank: int) -> list[str]
         if not any(ends(name, target) for name in linear)
     ]
     names = [name for name in linear if any(ends(name, target) for target in targets)]
+    for key in ("rank_pattern", "alpha_pattern"):
+        for end in getattr(options, key):
+            if not any(ends(name, end) for name in names):
+                what = f"[method] {key}: no adapted layer's name ends with `{end}`"
+                problems.append(Problem(what, fix=_nearest(end, names)))
     for name in names:
+        rank = options.rank_of(name)
         narrow = min(linear[name].in_features, linear[name].out_features)
         if rank > narrow:
             problems.append(Problem(f"[method] rank {rank} is more than `{name}` has, {narrow}", fix="lower the rank"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, field_validator
 
@@ -30,6 +30,12 @@ class LoraOptions(Options):
         description="ends of the names of the linear layers to adapt, or regular expressions of them; the default is "
         "query and value of the self- and cross-attention of every block of Cosmos-Predict1",
     )
+    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=512)]] = Field(
+        {}, description="ranks of their own for layers, by ends of names as in targets; the first that fits counts"
+    )
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="the same for alpha; default: alpha, or the layer's rank where that is not given"
+    )
     dora: bool = Field(
         False, description="also train the length of each row of the adapted weights (DoRA, arXiv 2402.09353)"
     )
@@ -39,9 +45,9 @@ class LoraOptions(Options):
         "file of Cosmos (iter_N_model.pt); default: fresh ones",
     )
 
-    @field_validator("targets")
+    @field_validator("targets", "rank_pattern", "alpha_pattern")
     @classmethod
-    def _expressions(cls, targets: list[str]) -> list[str]:
+    def _expressions(cls, targets: list[str] | dict[str, float]) -> list[str] | dict[str, float]:
         for target in targets:
             try:
                 re.compile(target)
@@ -49,19 +55,23 @@ class LoraOptions(Options):
                 raise ValueError(f"`{target}` is no regular expression: {error}") from None
         return targets
 
-    @property
-    def scale(self) -> float:
+    def rank_of(self, layer: str) -> int:
+        """The inner width of a layer's adapter."""
+        return next((rank for end, rank in self.rank_pattern.items() if ends(layer, end)), self.rank)
+
+    def scale_of(self, layer: str) -> float:
         """y = W x + scale * up(down(x))."""
-        return 1.0 if self.alpha is None else self.alpha / self.rank
+        alpha = next((alpha for end, alpha in self.alpha_pattern.items() if ends(layer, end)), self.alpha)
+        return 1.0 if alpha is None else alpha / self.rank_of(layer)
 
     def trained(self, shapes: Mapping[str, Sequence[int]]) -> int:
         """How many numbers train of a network with parameters of these shapes: rank * (in + out) a layer."""
-        layers = [
-            shape
-            for name, shape in shapes.items()
-            if len(shape) == 2 and any(ends(name, rf"(?:{target})\.weight") for target in self.targets)
-        ]
-        return sum(self.rank * (out + into) + (out if self.dora else 0) for out, into in layers)
+        linear = {name[: -len(".weight")]: shape for name, shape in shapes.items() if name.endswith(".weight")}
+        return sum(
+            self.rank_of(layer) * sum(shape) + (shape[0] if self.dora else 0)
+            for layer, shape in linear.items()
+            if len(shape) == 2 and any(ends(layer, target) for target in self.targets)
+        )
 
     def check(self, plan: Plan) -> Iterator[Problem]:
         """Whether what to start from is there, and would not count twice."""

@@ -7,8 +7,8 @@ repository) is searched for `manifest.json`. A test says which cases it can chec
     def test_network(case, check):
         check("output", ours, case.tensors["out/x"], 1e-4)
 
-so a new case of a known form is tested without touching code. The summary has a line for each case with its largest
-error, and names the cases that no test looked at.
+so a new case of a known form is tested without touching code. The summary (`tests/conftest.py`) has a line a case with
+its largest error, and names the cases that no test is for.
 """
 
 from __future__ import annotations
@@ -149,11 +149,6 @@ def find_cases() -> Iterator[Case]:
 
 
 CASES = {case.id: case for case in find_cases()}
-ERRORS: dict[str, list[tuple[float, float, str]]] = {}  # by case: error over tolerance, error, of what
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "golden(*patterns): runs once for each recorded case `kind/name` that matches")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -166,12 +161,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def check(case: Case) -> Callable[..., None]:
+def check(case: Case, record_property: Callable[[str, object], None]) -> Callable[..., None]:
     """`check(what, ours, recorded, tolerance, relative=False)`: asserts, and notes the error for the summary.
 
     The error is the largest absolute difference; relative: over the largest recorded entry.
     """
-    noted = ERRORS.setdefault(case.id, [])
 
     def check(what: str, ours: Any, recorded: Any, tolerance: float, relative: bool = False) -> None:
         ours, recorded = torch.as_tensor(ours), torch.as_tensor(recorded)
@@ -179,19 +173,14 @@ def check(case: Case) -> Callable[..., None]:
         error = (ours.double() - recorded.double()).abs().max().item()
         if relative:
             error /= recorded.double().abs().max().item() or 1.0
-        noted.append((error / tolerance if tolerance else error, error, what))
+        record_property("recorded case", [case.id, error / tolerance if tolerance else error, error, what])
         assert error <= tolerance, f"{what}: differs by {error:.2g}, allowed is {tolerance:.2g}"
 
     return check
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if not ERRORS:
-        return
-    terminalreporter.section("recorded cases: largest error against its tolerance")
-    for name, noted in sorted(ERRORS.items()):
-        _, error, what = max(noted, default=(0.0, float("nan"), "nothing checked"))
-        terminalreporter.write_line(f"{name:48} {error:8.1e}  {what} ({len(noted)} checked)")
-    unseen = sorted(set(CASES) - set(ERRORS))
-    if unseen:
-        terminalreporter.write_line(f"cases that no test of this run looked at: {', '.join(unseen)}")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tells every test's report which cases there are, since another process may sum up."""
+    for item in items:
+        if item.get_closest_marker("golden"):
+            item.user_properties.append(("recorded cases", sorted(CASES)))

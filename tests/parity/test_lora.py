@@ -18,7 +18,7 @@ from forge_cosmos1.dit import VARIANTS, DiT
 from forge_cosmos1.plugin import Video2WorldOptions
 from forge_cosmos1.video2world import Draws, Network, Video2World
 from forge_cosmos1.weights_files import open_weights
-from forge_lora.lora import Lora
+from forge_lora.lora import Lora, find_targets
 from forge_lora.plugin import LoraOptions
 
 TOLERANCE = 1e-5
@@ -41,15 +41,23 @@ def base(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in tensors.items() if not LAYER.fullmatch(name)}
 
 
-def method(names: Mapping[str, Tensor], rank: int, scale: float) -> Lora:
-    """Our method with the recorded rank and scale, on the layers that have recorded matrices."""
-    targets = sorted({name.split(".lora_")[0] for name in names})
-    return Lora(LoraOptions(rank=rank, alpha=scale * rank, targets=targets), make_context(Path()))
+def settings(record: Mapping[str, Any], names: Mapping[str, Tensor]) -> LoraOptions:
+    """Options for the layers that have recorded matrices, with the rank and scale recorded for all or for each."""
+    layers = sorted({name.split(".0.lora_")[0] for name in names})
+    if every := record.get("lora_settings"):
+        of = {f"{layer}.0": every[f"net.{layer}"] for layer in layers}
+        return LoraOptions(
+            targets=list(of),
+            rank_pattern={layer: each["rank"] for layer, each in of.items()},
+            alpha_pattern={layer: each["rank"] * each["scale"] for layer, each in of.items()},
+        )
+    each = record["config"].get("peft_control", record["config"])
+    return LoraOptions(rank=each["rank"], alpha=each["scale"] * each["rank"], targets=[f"{name}.0" for name in layers])
 
 
-def adapt(net: nn.Module, matrices: Mapping[str, Tensor], rank: int, scale: float) -> dict[str, nn.Parameter]:
+def adapt(net: nn.Module, matrices: Mapping[str, Tensor], record: Mapping[str, Any]) -> dict[str, nn.Parameter]:
     """Adapts `net`, puts the recorded matrices in, and returns what trains."""
-    lora = method(matrices, rank, scale)
+    lora = Lora(settings(record, matrices), make_context(Path()))
     lora.adapt(net)
     trainable = lora.trainable(net)
     assert set(trainable) == set(matrices), "other parameters train than recorded"
@@ -77,7 +85,7 @@ def test_outputs_and_gradients(case: Any, check: Callable[..., None], tmp_path: 
     net, matrices = network(case)
     with torch.no_grad():
         check("output without adapters", net(*arguments(case)), case.tensors["out/base"], TOLERANCE)
-    trainable = adapt(net, matrices, case.record["config"]["rank"], case.record["config"]["scale"])
+    trainable = adapt(net, matrices, case.record)
     output = net(*arguments(case))
     check("output with adapters", output, case.tensors["out/lora"], TOLERANCE)
     (output - case.tensors["grad_target"]).square().mean().backward()
@@ -90,29 +98,19 @@ def test_outputs_and_gradients(case: Any, check: Callable[..., None], tmp_path: 
 @pytest.mark.golden("a_forward/*")
 @torch.no_grad()
 def test_output(case: Any, check: Callable[..., None]) -> None:
-    settings = {tuple(each.values()) for each in case.record["lora_settings"].values()}
-    if len(settings) > 1:
-        pytest.skip("a rank and a scale for single layers are not offered")
     net, matrices = network(case)
     check("output without adapters", net(*arguments(case)), case.tensors["out/lora_off"], TOLERANCE)
-    adapt(net, matrices, *settings.pop())
+    adapt(net, matrices, case.record)
     check("output with adapters", net(*arguments(case)), case.tensors["out/lora_on"], TOLERANCE)
 
 
 @pytest.mark.golden("a_forward/*", "g_lora/*")
 @torch.no_grad()
 def test_merged(case: Any, check: Callable[..., None]) -> None:
-    """Merging one layer at a time, each with its own rank and scale."""
     net, matrices = network(case)
-    state = net.state_dict()
-    every = case.record.get("lora_settings")
-    for layer in sorted({name.split(".0.lora_")[0] for name in matrices}):
-        setting = every[f"net.{layer}"] if every else case.record["config"]
-        part = {name: value for name, value in matrices.items() if name.startswith(f"{layer}.")}
-        lora = method(part, setting["rank"], setting["scale"])
-        state = lora.merge(state, lora.result(part).tensors)
-    net.load_state_dict(state)
-    recorded = case.tensors["out/lora_on" if every else "out/lora"]
+    lora = Lora(settings(case.record, matrices), make_context(Path()))
+    net.load_state_dict(lora.merge(net.state_dict(), lora.result(matrices).tensors))
+    recorded = case.tensors["out/lora_on" if "lora_settings" in case.record else "out/lora"]
     check("output of the merged network", net(*arguments(case)), recorded, TOLERANCE)
 
 
@@ -125,11 +123,10 @@ def test_checkpoint(case: Any, check: Callable[..., None]) -> None:
         file = torch.load(folder / "iter_000000010_model.pt", weights_only=True)
     tensors = {name: value for name, value in file["model"].items() if isinstance(value, Tensor)}
     tensors = {name.removeprefix("net."): value.float() for name, value in tensors.items() if name.startswith("net.")}
-    setting = case.record["config"]["peft_control"]
     net = DiT(case.dit_config())
     net.load_state_dict(base(tensors))
     check("base", net(*arguments(case)), case.tensors["out/training_net_lora_off"], TOLERANCE)
-    trainable = adapt(net, adapters(tensors), setting["rank"], setting["scale"])
+    trainable = adapt(net, adapters(tensors), case.record)
     check("adapted", net(*arguments(case)), case.tensors["out/training_net_regular_lora"], TOLERANCE)
     if file["ema"]:
         averaged = {name.replace("-", ".").removeprefix("net."): value for name, value in file["ema"].items()}
@@ -163,8 +160,7 @@ def test_train_step(case: Any, check: Callable[..., None], tmp_path: Path) -> No
     model = Video2World(Video2WorldOptions(variant="tiny"), make_context(tmp_path))
     model.net = Network(case.dit_config())
     model.net.load_state_dict(base(weights))
-    setting = config["peft_control"]
-    trainable = adapt(model.net, adapters(weights), setting["rank"], setting["scale"])
+    trainable = adapt(model.net, adapters(weights), case.record)
 
     text = TextEmbedding(tensors["batch/t5_text_embeddings"], tensors["batch/t5_text_mask"].bool())
     batch = Batch(tensors["in/tokenizer_latent"], text, tensors["batch/fps"])
@@ -205,3 +201,39 @@ def test_tensors_of_the_7b(case: Any, check: Callable[..., None]) -> None:
     check("number of tensors", len(shapes), case.record["tensors"], 0)
     before = Video2WorldOptions().parameter_shapes()
     check("parameters told before", LoraOptions().trained(before), case.record["parameters"], 0)
+
+
+# The reference's words for parts of a block and their layers, and where these are in the network.
+PLACES = {"FA": "blocks.0.block.attn.{}.0", "CA": "blocks.1.block.attn.{}.0", "MLP": "blocks.2.block.{}"}
+LAYERS = {"l1": "layer1", "l2": "layer2"}
+
+
+@pytest.mark.golden("d_config/peft_control_cases")
+def test_layers_that_a_setting_selects(case: Any, check: Callable[..., None]) -> None:
+    """What the reference's configuration language selects in blocks, our options select, with that rank and scale."""
+    with torch.device("meta"):
+        net = Network(VARIANTS["7b-video2world"])
+    linear = {name for name, module in net.named_modules() if isinstance(module, nn.Linear)}
+    for name, each in case.record["cases"].items():
+        selected = {
+            f"block{block}.{PLACES[part].format(LAYERS.get(layer, layer))}": setting
+            for block, parts in (each.get("parsed") or {}).items()
+            if block.isdecimal()
+            for part, layers in parts.items()
+            if part in PLACES
+            for layer, setting in layers.items()
+            if layer != "customization_type"
+        }
+        if not selected:
+            continue
+        options = LoraOptions(
+            targets=list(selected),
+            rank_pattern={layer: setting["lora_rank"] for layer, setting in selected.items()},
+            alpha_pattern={layer: s["lora_rank"] * s["lora_scale"] for layer, s in selected.items()},
+        )
+        found = find_targets(net, options)
+        assert set(found) == {f"net.blocks.{layer}" for layer in selected} <= linear
+        for layer in found:
+            setting = selected[layer.removeprefix("net.blocks.")]
+            check(f"{name}: rank of {layer}", options.rank_of(layer), setting["lora_rank"], 0)
+            check(f"{name}: scale of {layer}", options.scale_of(layer), setting["lora_scale"], 1e-12)

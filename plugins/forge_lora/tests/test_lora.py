@@ -42,8 +42,8 @@ def adapted(tmp_path, **options):
 
 
 def test_default_scale_is_one():
-    assert LoraOptions(rank=16).scale == 1
-    assert LoraOptions(rank=8, alpha=16).scale == 2
+    assert LoraOptions(rank=16).scale_of("to_q") == 1
+    assert LoraOptions(rank=8, alpha=16).scale_of("to_q") == 2
 
 
 def test_says_what_it_adapted(tmp_path):
@@ -51,7 +51,10 @@ def test_says_what_it_adapted(tmp_path):
     assert method(tmp_path).adapt(TinyNet()) == "4 of 4 layers adapted, 204 parameters (8 tensors)"
 
 
-@pytest.mark.parametrize("options", [{}, {"dora": True}, {"rank": 2, "targets": ["blocks.1.to_(q|out)", "head"]}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"dora": True}, {"rank_pattern": {"1.to_q": 5}}, {"rank": 2, "targets": ["blocks.1.to_(q|out)", "head"]}],
+)
 def test_tells_before_how_much_trains(tmp_path, options):
     lora, net = adapted(tmp_path, **options)
     shapes = {name: parameter.shape for name, parameter in TinyNet().named_parameters()}
@@ -104,11 +107,37 @@ def published(tmp_path, **options):
     return net, result
 
 
-@pytest.mark.parametrize("dora", [False, True])
-@pytest.mark.parametrize("alpha", [None, 1.5])
-def test_peft_loads_the_result(tmp_path, alpha, dora):
+PATTERNS = {"rank_pattern": {"1.to_q": 5, "to_q": 2}, "alpha_pattern": {"0.to_v": 4.5}}
+
+
+def test_layers_with_ranks_and_scales_of_their_own(tmp_path):
+    """The first pattern that fits a layer counts; alpha follows the rank where nobody says it."""
+    options = LoraOptions(rank=3, targets=TARGETS, **PATTERNS)
+    layers = [f"blocks.{block}.to_{x}" for block in (0, 1) for x in "qv"]
+    assert [options.rank_of(layer) for layer in layers] == [2, 3, 5, 3]
+    assert [options.scale_of(layer) for layer in layers] == [1, 1.5, 1, 1]
+    assert LoraOptions(rank=4, alpha=8, rank_pattern={"to_q": 16}).scale_of("to_q") == 0.5  # as in peft
+    before, _ = published(tmp_path, **PATTERNS)
+    lora, net = adapted(tmp_path, start=str(tmp_path), **PATTERNS)
+    assert lora.trainable(net)["blocks.1.to_q.lora_A.default.weight"].shape == (5, 10)
+    x_BLD = torch.randn(2, 5, 6)
+    assert torch.equal(net(x_BLD), before(x_BLD))
+    with pytest.raises(ForgeError, match="rank_pattern: no adapted layer's name ends with `to_out`"):
+        method(tmp_path, rank_pattern={"to_out": 2}).adapt(TinyNet())
+    with pytest.raises(ForgeError) as raised:
+        method(tmp_path, start=str(tmp_path)).adapt(TinyNet())
+    assert [problem.fix for problem in raised.value.problems] == [
+        'rank_pattern = { "blocks.0.to_q" = 2, .. }',
+        'alpha_pattern = { "blocks.0.to_v" = 4.5, .. }',
+    ]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"dora": True}, {"alpha": 1.5}, {"alpha": 1.5, "dora": True}, PATTERNS, {"alpha": 1.5, **PATTERNS}]
+)
+def test_peft_loads_the_result(tmp_path, options):
     """The folder we publish, read by peft into a plain network, gives the adapted network's outputs."""
-    net, result = published(tmp_path, alpha=alpha, dora=dora)
+    net, result = published(tmp_path, **options)
     loaded = PeftModel.from_pretrained(TinyNet(), str(tmp_path))
     x_BLD = torch.randn(2, 5, 6)
     torch.testing.assert_close(loaded(x_BLD), net(x_BLD), atol=1e-6, rtol=1e-6)
@@ -134,7 +163,7 @@ def test_targets_end_at_a_dot(tmp_path):
 
 
 def test_targets_may_be_patterns():
-    find = lambda *targets: find_targets(TinyNet(), targets, 3)  # noqa: E731
+    find = lambda *targets: find_targets(TinyNet(), LoraOptions(rank=3, targets=targets))  # noqa: E731
     assert find("to_[qv]") == [f"blocks.{block}.to_{x}" for block in (0, 1) for x in "qv"]
     assert find("blocks.1..*") == [f"blocks.1.to_{x}" for x in ("q", "v", "out")]
     assert find("head|embed") == ["embed", "head"]
@@ -170,7 +199,7 @@ def test_goes_on_from_adapters(tmp_path, dora):
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"rank": 2, "alpha": 2}, "has rank [3], not 2"),
+        ({"rank": 2, "alpha": 2}, "has rank 3, not 2, at `blocks.0.to_q`, one of 4"),
         ({"alpha": 6}, "has a scale of 1, not 2"),
         ({"targets": ["to_q"]}, "has adapters of other layers too: blocks.0.to_v, blocks.1.to_v"),
         ({"targets": ["to_q", "to_v", "to_out"]}, "has no adapter of `blocks.0.to_out`, one of 2"),
