@@ -5,20 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cosmos_forge.sampling import Job
+from cosmos_forge.jobs import Video
 
 
-def judge(job: Job, made: dict[str, Tensor]) -> dict[str, float]:
+def judge(video: Video, frames_CTHW: Tensor) -> dict[str, float]:
     """PSNR of the continuation in dB, where the truth is known; of repeating the last given frame too."""
-    if job.truth_CTHW is None:
+    if video.truth is None:
         return {}
-    start = job.given_CTHW.shape[1]
-    truth = job.truth_CTHW[:, start:]
-    metrics = {"psnr_db": psnr(made["generated"][:, start:], truth)}
-    metrics["psnr_copy_db"] = psnr(job.given_CTHW[:, -1:].expand_as(truth), truth)
-    if "base" in made:
-        metrics["psnr_base_db"] = psnr(made["base"][:, start:], truth)
-    return metrics
+    truth_CTHW = video.truth()
+    truth, last = truth_CTHW[:, video.given :], truth_CTHW[:, video.given - 1 : video.given]
+    return {
+        "psnr_db": psnr(frames_CTHW[:, video.given :], truth),
+        "psnr_copy_db": psnr(last.expand_as(truth), truth),
+    }
 
 
 def psnr(one: Tensor, other: Tensor) -> float:

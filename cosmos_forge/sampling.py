@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from cosmos_forge import events
 from cosmos_forge.compiling import compile_blocks
 from cosmos_forge.data import generator, pad_text
+from cosmos_forge.jobs import Job
 from cosmos_forge.kinds import LatentTokenizer, Model, Sampler
 from cosmos_forge.stages.prepare import Cache, encode_texts
 from cosmos_forge.types import Condition, Context, TextEmbedding
@@ -21,17 +22,6 @@ from cosmos_forge.worker import component, load
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
-
-
-@dataclass
-class Job:
-    """One video to make. given_CTHW: uint8 frames to go on from. truth_CTHW: the whole clip, where it is known."""
-
-    name: str
-    prompt: str
-    fps: float
-    given_CTHW: Tensor
-    truth_CTHW: Tensor | None
 
 
 def embed_texts(
@@ -50,8 +40,7 @@ def encode_given(plan: Plan, context: Context, jobs: list[Job]) -> list[Tensor]:
     tokenizer: LatentTokenizer = component(plan, "latent_tokenizer", context)
     latents = []
     for job in jobs:
-        pixels = job.given_CTHW[None].to(context.device, torch.float32) / 127.5 - 1
-        latents.append(tokenizer.encode(pixels).float().cpu())
+        latents.append(tokenizer.encode(job.read()[None].to(context.device)).float().cpu())
     return latents
 
 
@@ -108,16 +97,14 @@ def sample(
     return latents
 
 
-def decode(plan: Plan, context: Context, latents: list[Tensor]) -> list[Tensor]:
-    """Frames of each video, uint8 CTHW."""
+def decode(plan: Plan, context: Context, latents: list[Tensor]) -> Iterator[Tensor]:
+    """Frames of each video, uint8 CTHW, one video after the other."""
     tokenizer: LatentTokenizer = component(plan, "latent_tokenizer", context)
-    videos = []
     for each in latents:
         pixels = tokenizer.decode(each.to(context.device))[0]
-        videos.append(((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu())
+        yield ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
     del tokenizer
     _free(context)
-    return videos
 
 
 def _on(text: TextEmbedding, context: Context) -> TextEmbedding:
