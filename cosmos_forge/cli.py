@@ -187,6 +187,19 @@ def watch(run: Annotated[str, typer.Argument(help="a run's name, or its folder")
     raise typer.Exit(view.watch(folder))
 
 
+@app.command()
+def new(
+    kind: Annotated[str, typer.Argument(help="of component, as `forge plugins` lists them: sampler, dataset, ..")],
+    name: Annotated[str, typer.Argument(help="of the component, and of its package: my-sampler")],
+    folder: Annotated[Path, typer.Option(help="where the package's folder goes")] = Path("."),
+) -> None:
+    """Write a plugin package that works and passes its contract test, to go on from."""
+    from cosmos_forge.new import write_package
+    from cosmos_forge.plugins import load_plugins
+
+    typer.echo(write_package(kind, name, folder, load_plugins()), nl=False)
+
+
 for _command in app.registered_commands:  # typer would cut these off
     _command.short_help = _command.help or inspect.getdoc(cast(Any, _command.callback))
 

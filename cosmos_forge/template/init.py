@@ -1,0 +1,1 @@
+"""The KIND `new-plugin`."""
