@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from cosmos_forge.edm import karras_sigmas
+from forge_samplers.walk import estimate, level, steps, toward
 
 if TYPE_CHECKING:
     from cosmos_forge import Context
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 
 class Euler:
-    """`steps` noise levels from sigma_max to sigma_min, then zero.
+    """`steps` noise levels from sigma_max to sigma_min, then the last step, as the convention has it.
 
-    Source: the reference's `world_generation_pipeline` with diffusers' `EDMEulerScheduler`. From there come the start
-    state, which is a little wider than sigma_max, and stepping from the imposed state: given frames never drift.
+    predict1: the reference's `world_generation_pipeline` with diffusers' `EDMEulerScheduler`. The start state is a
+    little wider than sigma_max; each step starts from the imposed state, so that given frames never drift; the last
+    goes to zero noise. diffusers: its `CosmosVideoToWorldPipeline`. The start state is as wide as sigma_max; each step
+    starts from the sampler's own state; the last has no length, so the noise of sigma_min stays.
     """
 
     def __init__(self, options: EulerOptions, context: Context | None = None) -> None:
@@ -37,13 +39,11 @@ class Euler:
     ) -> Tensor:
         """See `kinds.Sampler`. Deterministic: `generator` is not used. State is float32."""
         o = self.options
-        sigmas = [*karras_sigmas(o.steps, o.sigma_min, o.sigma_max, o.rho).tolist(), 0.0]
-        x_BCTHW = noise_BCTHW.float() * math.sqrt(o.sigma_max**2 + 1)
-        for step, (sigma, sigma_next) in enumerate(pairwise(sigmas), start=1):
-            sigma_B = x_BCTHW.new_full(x_BCTHW.shape[:1], sigma)
-            x_BCTHW = denoise.impose(x_BCTHW, sigma_B)
-            x0_BCTHW = denoise(x_BCTHW, sigma_B)
-            x_BCTHW = x0_BCTHW + sigma_next / sigma * (x_BCTHW - x0_BCTHW)
-            if on_step:
-                on_step(step)
+        predict1 = o.convention == "predict1"
+        sigmas = [*karras_sigmas(o.steps, o.sigma_min, o.sigma_max, o.rho).tolist(), 0.0 if predict1 else o.sigma_min]
+        x_BCTHW = noise_BCTHW.float() * (math.sqrt(o.sigma_max**2 + 1) if predict1 else o.sigma_max)
+        for sigma, sigma_next in steps(sigmas, on_step):
+            if predict1:
+                x_BCTHW = denoise.impose(x_BCTHW, level(x_BCTHW, sigma))
+            x_BCTHW = toward(x_BCTHW, estimate(denoise, x_BCTHW, sigma), sigma, sigma_next)
         return x_BCTHW

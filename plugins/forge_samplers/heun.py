@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from cosmos_forge.edm import karras_sigmas
+from forge_samplers.walk import estimate, steps
 
 if TYPE_CHECKING:
     from cosmos_forge import Context
@@ -34,17 +34,11 @@ class Heun:
         o = self.options
         sigmas = [*karras_sigmas(o.steps, o.sigma_min, o.sigma_max, o.rho).tolist(), 0.0]
         x_BCTHW = noise_BCTHW.double() * o.sigma_max
-
-        def slope(x_BCTHW: Tensor, sigma: float) -> Tensor:
-            return (x_BCTHW - denoise(x_BCTHW, x_BCTHW.new_full(x_BCTHW.shape[:1], sigma))) / sigma
-
-        for step, (sigma, sigma_next) in enumerate(pairwise(sigmas), start=1):
-            d_BCTHW = slope(x_BCTHW, sigma)
+        for sigma, sigma_next in steps(sigmas, on_step):
+            d_BCTHW = (x_BCTHW - estimate(denoise, x_BCTHW, sigma)) / sigma
             next_BCTHW = x_BCTHW + (sigma_next - sigma) * d_BCTHW
             if sigma_next > 0:
-                d_next_BCTHW = slope(next_BCTHW, sigma_next)
+                d_next_BCTHW = (next_BCTHW - estimate(denoise, next_BCTHW, sigma_next)) / sigma_next
                 next_BCTHW = x_BCTHW + (sigma_next - sigma) * (d_BCTHW + d_next_BCTHW) / 2
             x_BCTHW = next_BCTHW
-            if on_step:
-                on_step(step)
         return x_BCTHW.float()

@@ -27,6 +27,12 @@ class ScheduleOptions(Options):
 class EulerOptions(ScheduleOptions):
     """First-order steps as in Cosmos inference; one evaluation a step."""
 
+    convention: Literal["predict1", "diffusers"] = Field(
+        "predict1",
+        description="how it starts, steps and ends: as Cosmos inference, or as diffusers' CosmosVideoToWorldPipeline, "
+        "which goes with steps = 36 and sigma_min = 0.002",
+    )
+
     steps: int = Field(35, ge=1, le=1000, description="number of steps; 35 as in Cosmos inference")
     sigma_min: float = Field(
         0.0002, gt=0, description="noise level of the last evaluation; 0.0002 as in Cosmos inference"
@@ -48,6 +54,17 @@ class HeunOptions(ScheduleOptions):
         return 2 * self.steps - 1
 
 
+class Dpmpp2mOptions(ScheduleOptions):
+    """Second-order multistep DPM-Solver++ (Lu et al. 2022), for few steps; one evaluation a step."""
+
+    steps: int = Field(20, ge=1, le=1000, description="number of steps; 15 to 20 as its authors advise with guidance")
+    sigma_min: float = Field(0.002, gt=0, description="noise level of the last evaluation; 0.002 as in EDM")
+
+    @property
+    def evaluations(self) -> int:
+        return self.steps
+
+
 class ResOptions(ScheduleOptions):
     """Second-order exponential steps (RES) as in Cosmos training; one evaluation a step, then one more."""
 
@@ -67,5 +84,6 @@ class ResOptions(ScheduleOptions):
 @hookimpl
 def register_samplers(register):
     register("euler", options=EulerOptions, build="forge_samplers.euler:Euler")
+    register("dpmpp-2m", options=Dpmpp2mOptions, build="forge_samplers.dpmpp:Dpmpp2m")
     register("heun", options=HeunOptions, build="forge_samplers.heun:Heun")
     register("res", options=ResOptions, build="forge_samplers.res:Res")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from cosmos_forge.edm import karras_sigmas
+from forge_samplers.walk import estimate, steps, toward
 
 if TYPE_CHECKING:
     from cosmos_forge import Context
@@ -40,33 +40,23 @@ class Res:
         sigmas = karras_sigmas(o.steps + 1, o.sigma_min, o.sigma_max, o.rho).tolist()
         x_BCTHW = noise_BCTHW.double() * o.sigma_max
         previous: tuple[Tensor, float] | None = None
-
-        def estimate(x_BCTHW: Tensor, sigma: float) -> Tensor:
-            return denoise(x_BCTHW, x_BCTHW.new_full(x_BCTHW.shape[:1], sigma)).double()
-
-        for step, (sigma, sigma_next) in enumerate(pairwise(sigmas), start=1):
-            x0_BCTHW = estimate(x_BCTHW, sigma)
+        for sigma, sigma_next in steps(sigmas, on_step):
+            x0_BCTHW = estimate(denoise, x_BCTHW, sigma)
             other = previous
             if o.solver == "2mid":
                 sigma_mid = math.sqrt(sigma * sigma_next)
-                other = estimate(first_order(x_BCTHW, x0_BCTHW, sigma, sigma_mid), sigma_mid), sigma_mid
+                other = estimate(denoise, toward(x_BCTHW, x0_BCTHW, sigma, sigma_mid), sigma_mid), sigma_mid
             if other:
                 x_BCTHW = second_order(x_BCTHW, x0_BCTHW, *other, sigma, sigma_next)
             else:
-                x_BCTHW = first_order(x_BCTHW, x0_BCTHW, sigma, sigma_next)
+                x_BCTHW = toward(x_BCTHW, x0_BCTHW, sigma, sigma_next)
             previous = x0_BCTHW, sigma
-            if on_step:
-                on_step(step)
-        return estimate(x_BCTHW, sigmas[-1]).float()
-
-
-def first_order(x: Tensor, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:
-    """The step from sigma to sigma_next that is exact where x0 is constant; it is Euler's."""
-    return x0 + sigma_next / sigma * (x - x0)
+        return estimate(denoise, x_BCTHW, sigmas[-1]).float()
 
 
 def second_order(x: Tensor, x0: Tensor, other: Tensor, sigma_other: float, sigma: float, sigma_next: float) -> Tensor:
-    """The same with x0 linear in log sigma, through the estimates x0 at sigma and `other` at sigma_other.
+    """The step that is exact where x0 is linear in log sigma, through the estimates x0 at sigma and `other` at
+    sigma_other.
 
     Integrates dx/dlambda = x0 - x over lambda = -log sigma, a distance h. phi1 and phi2 weigh the constant and the
     linear part of x0; c is where on the way from sigma (0) to sigma_next (1) `other` stands, negative if before.
