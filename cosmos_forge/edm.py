@@ -51,6 +51,13 @@ class LogNormal:
         """Standard normal draws -> noise levels."""
         return self.multiplier * torch.exp(self.mean + self.deviation * normal)
 
+    def levels(self, count: int) -> list[float]:
+        """Rising noise levels, one in the middle of each of `count` equally likely parts, so that a mean over them is
+        about one over all."""
+        shares = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+        levels: list[float] = self.sigma(torch.special.ndtri(shares)).tolist()
+        return levels
+
 
 def karras_sigmas(
     count: int, sigma_min: float, sigma_max: float, rho: float = 7.0, dtype: torch.dtype = torch.float64

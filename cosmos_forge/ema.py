@@ -48,3 +48,12 @@ class PowerEMA:
         beta = ema_beta(iteration, self.width)
         averages = [local(average) for average in self.averages.values()]
         torch._foreach_lerp_(averages, [local(self.parameters[name]).float() for name in self.averages], 1 - beta)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchanges averages and parameters, exactly; again, and all is as before. Takes one tensor's memory."""
+        for name, average in self.averages.items():
+            here, there = local(average), local(self.parameters[name])
+            kept = there.clone()
+            there.copy_(here)
+            here.copy_(kept)

@@ -129,21 +129,24 @@ class Model(Protocol):
     device until `load`. It may be replaced by what a parallelism makes of it. blocks: names within `net` of the
     repeated blocks, for sharding, compiling and recomputing. A net that can have each sample's tokens spread over
     processes offers `share_sequence(sequence: SharedSequence)`. sigma_data: deviation of the data it was trained on;
-    latents handed to a tokenizer are x0 / sigma_data.
+    latents handed to a tokenizer are x0 / sigma_data. sigmas: a few rising noise levels, spread over training's as
+    these are likely; held-out clips are judged at each.
     """
 
     net: nn.Module
     blocks: Sequence[str]
     sigma_data: float
+    sigmas: Sequence[float]
 
     def load(self) -> None:
         """Fills `net` with the weights that the options name, or with fresh ones. Raises ForgeError listing every
         missing, unexpected or misshapen key."""
         ...
 
-    def loss(self, batch: Batch, generators: Sequence[torch.Generator]) -> Loss:
-        """The training loss. Sample b draws all its randomness from `generators[b]` (CPU), so that a sample's loss
-        does not depend on how samples are spread over processes."""
+    def loss(self, batch: Batch, generators: Sequence[torch.Generator], sigma: float | None = None) -> Loss:
+        """The training loss; with `sigma`, at that noise level, all else drawn as without. Sample b draws all its
+        randomness from `generators[b]` (CPU), so that a sample's loss does not depend on how samples are spread over
+        processes."""
         ...
 
     def denoiser(self, condition: Condition, guidance: float) -> Denoiser:
@@ -228,6 +231,10 @@ class Parallelism(Protocol):
 
     def exchange(self, net: nn.Module, on: bool) -> None:
         """Whether the next backward pass exchanges gradients; off for all but the last of accumulated batches."""
+        ...
+
+    def renew(self, net: nn.Module) -> None:
+        """Called where weights were replaced between two passes: whole copies of them that are kept are forgotten."""
         ...
 
     def stop(self) -> None:

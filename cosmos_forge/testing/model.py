@@ -98,6 +98,22 @@ class ModelContract(Contract):
         assert torch.equal(first, second), "the same generators must give the same loss"
         assert not torch.equal(first, other), "the loss draws nothing from its generators"
 
+    def test_loss_at_a_noise_level(self, tmp_path: Path) -> None:
+        model = self.loaded(tmp_path)
+        levels = list(model.sigmas)
+        assert len(levels) > 1 and levels[0] > 0 and levels == sorted(set(levels)), (
+            f"`sigmas` must be a few rising noise levels, got {levels}"
+        )
+        with torch.no_grad():
+            low, again, high = (
+                model.loss(self.batch(), generators((1, 2)), sigma).total
+                for sigma in (levels[0], levels[0], levels[-1])
+            )
+            other = model.loss(self.batch(), generators((3, 4)), levels[0]).total
+        assert torch.equal(low, again), "the same generators and sigma must give the same loss"
+        assert not torch.equal(low, other), "at a given sigma all else must still be drawn from the generators"
+        assert not torch.equal(low, high), "the loss at two noise levels is the same: is sigma taken?"
+
     def test_loss_is_a_mean_over_samples(self, tmp_path: Path) -> None:
         model = self.loaded(tmp_path)
         with torch.no_grad():

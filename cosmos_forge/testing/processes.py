@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from cosmos_forge.pieces import local
 from cosmos_forge.testing.fakes import TinyNet, build, make_context
 
 MethodTable = Sequence[tuple[str | None, dict[str, Any]]]
@@ -51,7 +52,16 @@ def train(parallelism: Any, method: str | None, values: dict[str, Any]) -> dict[
             found |= {f"grad/{name}": whole(value.grad) for name, value in parameters.items() if value.grad is not None}
         optimizer.step()
         optimizer.zero_grad()
-    return found | {f"weight/{name}": whole(value) for name, value in net.named_parameters()}
+    found |= {f"weight/{name}": whole(value) for name, value in net.named_parameters()}
+    everything = torch.randn(SAMPLES, 5, 6, generator=data)
+    with torch.no_grad():
+        called(everything)
+        for value in parameters.values():
+            local(value).mul_(0.5)
+        if parallelism:
+            parallelism.renew(called)
+        found["output of halved weights"] = called(everything)
+    return found
 
 
 def run(count: int, use: str, options: dict[str, Any], methods: MethodTable, folder: Path) -> list[dict[str, Tensor]]:

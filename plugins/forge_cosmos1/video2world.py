@@ -106,6 +106,8 @@ class Video2World:
     def __init__(self, options: Video2WorldOptions, context: Context) -> None:
         self.options, self.context = options, context
         self.edm = Preconditioning(self.sigma_data)
+        self.noise = LogNormal(options.p_mean, options.p_std, math.sqrt(options.noise_frames))
+        self.sigmas = self.noise.levels(5)
         self.config = replace(VARIANTS[options.variant], rope_precision=options.rope_precision)
         with torch.device("meta"):
             self.net: nn.Module = Network(self.config)
@@ -130,19 +132,21 @@ class Video2World:
             )
             context.emit(Note(said))
 
-    def loss(self, batch: Batch, generators: Sequence[torch.Generator]) -> Loss:
-        return self.loss_of(batch, self.draw(batch, generators))
+    def loss(self, batch: Batch, generators: Sequence[torch.Generator], sigma: float | None = None) -> Loss:
+        draws = self.draw(batch, generators)
+        if sigma is not None:
+            draws = replace(draws, sigma_B=torch.full_like(draws.sigma_B, sigma))
+        return self.loss_of(batch, draws)
 
     def draw(self, batch: Batch, generators: Sequence[torch.Generator]) -> Draws:
         """One generator a sample. Upstream: the number of given frames is drawn once for the whole batch."""
         o, shape = self.options, batch.latents_BCTHW.shape[1:]
-        main = LogNormal(o.p_mean, o.p_std, math.sqrt(o.noise_frames))
         augment = LogNormal(o.augment_p_mean, o.augment_p_std)
         samples = [
             Draws(
                 keep_text_B=(torch.rand((), generator=generator) >= o.text_dropout).float(),
                 given_B=torch.randint(o.given_frames_min, o.given_frames_max + 1, (), generator=generator),
-                sigma_B=main.sigma(torch.randn((), generator=generator)),
+                sigma_B=self.noise.sigma(torch.randn((), generator=generator)),
                 noise_BCTHW=torch.randn(shape, generator=generator),
                 augment_sigma_B=augment.sigma(torch.randn((), generator=generator)),
                 augment_noise_BCTHW=torch.randn(shape, generator=generator),

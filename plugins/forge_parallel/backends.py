@@ -15,7 +15,7 @@ from cosmos_forge import Context, ForgeError
 from cosmos_forge.types import World
 from forge_parallel.plugin import DdpOptions, FsdpOptions, ManyOptions, SingleOptions
 from forge_parallel.sequence import SharedSequence
-from forge_parallel.sharding import casts, shard_weights
+from forge_parallel.sharding import casts, forget_whole, shard_weights
 
 # While one process loads or encodes, others may wait for long. That a process has died is the launcher's to notice.
 PATIENCE = timedelta(hours=4)
@@ -47,6 +47,10 @@ class Single:
     def exchange(self, net: nn.Module, on: bool) -> None:
         """Nothing: there is nobody to exchange with."""
 
+    def renew(self, net: nn.Module) -> None:
+        """See `kinds.Parallelism`."""
+        forget_whole(net)
+
     def stop(self) -> None:
         """Leaves the group of one that casting needs."""
         if distributed.is_initialized():
@@ -76,6 +80,10 @@ class Many:
         shape = (distributed.get_world_size() // self.degree, self.degree)
         mesh = init_device_mesh(self.context.device.type, shape, mesh_dim_names=("data", "context"))
         net.share_sequence(SharedSequence(mesh["context"].get_group()))  # type: ignore[operator]
+
+    def renew(self, net: nn.Module) -> None:
+        """See `kinds.Parallelism`."""
+        forget_whole(net)
 
     def stop(self) -> None:
         """Leaves the other processes."""

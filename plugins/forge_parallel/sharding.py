@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from cosmos_forge import Context
 
@@ -34,6 +34,13 @@ def shard_weights(net: nn.Module, blocks: Sequence[str], context: Context, share
             ignored_params=ready if share == 1 else None,
         )
     return net
+
+
+def forget_whole(net: nn.Module) -> None:
+    """Frees whole weights that a forward pass left for its backward pass; the next one puts them together anew."""
+    for module in net.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def casts(net: nn.Module, context: Context) -> bool:

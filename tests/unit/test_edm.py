@@ -42,3 +42,12 @@ def test_schedule_of_the_reference() -> None:
 
 def test_a_schedule_of_one_level_is_the_highest() -> None:
     torch.testing.assert_close(karras_sigmas(1, 0.002, 80), torch.tensor([80.0], dtype=torch.float64))
+
+
+def test_levels_stand_for_equal_shares_of_what_is_drawn():
+    """Between neighbours' middles lies the same share of a million draws."""
+    law = LogNormal(-0.5, 1.2, 4.0)
+    levels = torch.tensor(law.levels(5))
+    drawn = law.sigma(torch.randn(1_000_000, generator=torch.Generator().manual_seed(0)))
+    below = [(drawn < level).double().mean().item() for level in levels]
+    assert below == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9], abs=2e-3)

@@ -81,3 +81,16 @@ def test_training_that_ends_within_its_warm_up():
     """As upstream's full recipe does: 2000 steps, 2500 of warm-up."""
     assert lr_factor(1999, 2500, steps=2000) == pytest.approx(0.7996, abs=1e-4)
     assert lr_factor(4, 4, final=0.1, steps=4) == 1.0
+
+
+def test_swapping_twice_leaves_all_as_it_was():
+    parameter = nn.Parameter(torch.randn(5, generator=torch.Generator().manual_seed(0)))
+    average = PowerEMA({"weight": parameter}, 0.1)
+    start = parameter.detach().clone()
+    parameter.data += 1
+    trained, here = parameter.detach().clone(), average.averages["weight"]
+    average.swap()
+    assert torch.equal(parameter, start) and torch.equal(here, trained)
+    average.swap()
+    assert torch.equal(parameter, trained) and torch.equal(here, start)
+    assert average.averages["weight"] is here

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +172,15 @@ def test_the_same_seed_puts_the_same_noise_on_given_frames(model: Video2World) -
     first, second, other = (model.denoiser(condition(1, seed=seed), 0.0).impose(x, sigma) for seed in (1, 1, 2))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
+
+
+def test_the_loss_at_a_noise_level_is_that_of_drawing_it(model: Video2World) -> None:
+    """Where the law of sigma has no width, drawing gives its one level; all else is drawn alike."""
+    narrow = make(Path(), p_mean=0.3, p_std=1e-9)
+    clip = batch(0, 1)
+    with torch.no_grad():
+        drawn = narrow.loss(clip, generators(5, 6)).total
+        told = model.loss(clip, generators(5, 6), 4 * math.exp(0.3)).total
+    assert told.item() == pytest.approx(drawn.item(), rel=1e-5)
+    assert narrow.sigmas == pytest.approx([4 * math.exp(0.3)] * 5)
+    assert model.sigmas[2] == pytest.approx(4.0)
