@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """What is sampled in one go. name: decides the noise. read: the frames to go on from, CTHW, float32, about -1 to 1;
-    asked for once, so that a batch's frames are never in memory together."""
+    """What is sampled in one go. name: decides the noise. given: number of frames to go on from. read: these frames,
+    CTHW, float32, about -1 to 1; asked for once, so that a batch's frames are never in memory together."""
 
     name: str
     prompt: str
     fps: float
+    given: int
     read: Callable[[], Tensor]
 
 

@@ -1,8 +1,8 @@
 """The contract: one Protocol a kind of component. `testing` holds a test class for each.
 
 A component is built as `build(options, context)` (see `hookspecs`); `options` is the validated table of the recipe and
-`context` a `types.Context`. Three kinds answer questions before anything is built; what their Options must offer
-besides fields stands here too, as `<Kind>Options`. Tensors are on `context.device` unless said otherwise.
+`context` a `types.Context`, for loggers a `types.LoggerContext`. Some kinds answer questions before anything is built;
+what their Options must offer besides fields stands here too, as `<Kind>Options`. Tensors are on `context.device` unless said otherwise.
 
 Shape suffixes: B batch, C channels, T time, H height, W width, L tokens, D width of one, N heads, E width of a head.
 """
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from cosmos_forge.types import Batch, Clip, Condition, Loss, Rejected, Result, TextEmbedding, World
+    from cosmos_forge.events import Stamped
+    from cosmos_forge.types import Batch, Clip, Condition, Loss, Refusal, Rejected, Result, TextEmbedding, World
 
 
 class DatasetOptions(Protocol):
@@ -108,6 +109,17 @@ class Denoiser(Protocol):
         ...
 
 
+class Evaluate(Protocol):
+    """Calls each of the functions, here or in another process; what they return, in order, the same in each process."""
+
+    def __call__(self, *branches: Callable[[], Tensor]) -> Sequence[Tensor]: ...
+
+
+def in_turn(*branches: Callable[[], Tensor]) -> Sequence[Tensor]:
+    """The `Evaluate` of one process."""
+    return [branch() for branch in branches]
+
+
 class ModelOptions(Protocol):
     """weights: what to start from, as `Context.resolve` takes it; None for the component's own default.
 
@@ -149,8 +161,9 @@ class Model(Protocol):
         processes."""
         ...
 
-    def denoiser(self, condition: Condition, guidance: float) -> Denoiser:
-        """x0 = cond + guidance * (cond - uncond); 0 is off and costs one evaluation instead of two."""
+    def denoiser(self, condition: Condition, guidance: float, evaluate: Evaluate = in_turn) -> Denoiser:
+        """x0 = cond + guidance * (cond - uncond); 0 is off and costs one evaluation instead of two. The network is
+        called in the functions that go to `evaluate`, once for each estimate; what they return is all that is used."""
         ...
 
 
@@ -175,6 +188,24 @@ class SharedSequence(Protocol):
     ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """`kernel(q_BNLE, k_BNLE, v_BNLE) -> out_BNLE` of all L tokens and N heads -> one that takes this process's
         tokens, after a `split`, and attends to all. E is the width of a head."""
+        ...
+
+
+class Team(Protocol):
+    """Processes that make one video together: the evaluations of guidance are parted among them, and within each part
+    the tokens.
+
+    sequence: for the network's `share_sequence`; None where a part is one process.
+    """
+
+    sequence: SharedSequence | None
+
+    def evaluate(self, *branches: Callable[[], Tensor]) -> Sequence[Tensor]:
+        """See `Evaluate`: each function is called by one part. All have the same bits, whatever devices differ in."""
+        ...
+
+    def tell(self, x: Tensor) -> Tensor:
+        """What the team's first process brings, in all; the others bring a tensor of that shape and dtype."""
         ...
 
 
@@ -229,6 +260,11 @@ class Parallelism(Protocol):
         context's dtype with weights that may be kept, and get gradients, in float32."""
         ...
 
+    def team(self, size: int, branches: int) -> Team | None:
+        """The team of this process, neighbours in rank being teams of `size`, each of `branches` parts; None for those
+        left over, where `size` does not divide. Called by all processes. Only parallelisms of several are asked."""
+        ...
+
     def exchange(self, net: nn.Module, on: bool) -> None:
         """Whether the next backward pass exchanges gradients; off for all but the last of accumulated batches."""
         ...
@@ -263,3 +299,46 @@ class SamplerOptions(Protocol):
 
     @property
     def evaluations(self) -> int: ...
+
+
+class PromptUpsampler(Protocol):
+    """Writes the prompt that a person would have written with more patience."""
+
+    def upsample(self, prompt: str, frame_CHW: Tensor) -> str:
+        """The prompt to use, from a person's (possibly empty) and the last given frame, uint8 RGB on the CPU. Raises
+        ForgeError where none can be had."""
+        ...
+
+
+class GuardrailOptions(Protocol):
+    """looks_at: "prompt", "frames" or both; told by the class, so that nothing is loaded before it is asked."""
+
+    looks_at: tuple[str, ...]
+
+
+class Guardrail(Protocol):
+    """Refuses what should not be made; has the methods that its options' `looks_at` promises.
+
+    Whatever it raises stops the video: a check that failed is no check.
+    """
+
+    def check_prompt(self, prompt: str) -> Refusal | None:
+        """None where the prompt may be used."""
+        ...
+
+    def check_frames(self, frames_CTHW: Tensor) -> Refusal | Tensor:
+        """The frames to be written instead of these, which may be the same; uint8 RGB on the CPU, a video or, of a
+        long one, a piece after the other."""
+        ...
+
+
+class Logger(Protocol):
+    """Carries a run's events elsewhere, from a thread of its own. If it raises, it is dropped, and the run goes on."""
+
+    def on_event(self, stamped: Stamped) -> None:
+        """Takes one event; each comes once, in the order of `events.jsonl`, from the start of this `forge` command."""
+        ...
+
+    def close(self) -> None:
+        """No more will come. The run waits ten seconds for it."""
+        ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,8 @@ from cosmos_forge import events
 from cosmos_forge.compiling import compile_blocks
 from cosmos_forge.data import generator, pad_text
 from cosmos_forge.jobs import Job
-from cosmos_forge.kinds import LatentTokenizer, Model, Sampler
+from cosmos_forge.kinds import LatentTokenizer, Model, Sampler, in_turn
+from cosmos_forge.sharing import Share
 from cosmos_forge.stages.prepare import Cache, encode_texts
 from cosmos_forge.types import Condition, Context, TextEmbedding
 from cosmos_forge.worker import component, load
@@ -35,12 +36,19 @@ def embed_texts(
     return {prompt: pad_text(load_file(cache.path(prompt))["tokens"].float(), plan.max_tokens) for prompt in wanted}
 
 
-def encode_given(plan: Plan, context: Context, jobs: list[Job]) -> list[Tensor]:
-    """Latents of each job's given frames alone, which causality makes exact."""
-    tokenizer: LatentTokenizer = component(plan, "latent_tokenizer", context)
+def encode_given(plan: Plan, context: Context, jobs: Sequence[Job], share: Share) -> list[Tensor]:
+    """Latents of each job's given frames alone, which causality makes exact. The process that leads a team encodes."""
+    if share.leads and jobs:
+        tokenizer: LatentTokenizer = component(plan, "latent_tokenizer", context)
     latents = []
     for job in jobs:
-        latents.append(tokenizer.encode(job.read()[None].to(context.device)).float().cpu())
+        if share.leads:
+            found = tokenizer.encode(job.read()[None].to(context.device)).float()
+        else:
+            _, height, width = plan.video_size()
+            shape = plan.options("latent_tokenizer").latent_shape(job.given, height, width)
+            found = torch.empty(1, *shape, device=context.device)
+        latents.append((share.team.tell(found) if share.team else found).cpu())
     return latents
 
 
@@ -48,19 +56,24 @@ def sample(
     plan: Plan,
     context: Context,
     weights: Path | str | None,
-    jobs: list[Job],
+    jobs: Sequence[Job],
     texts: dict[str | None, TextEmbedding],
     given: list[Tensor],
     label: str,
+    share: Share,
 ) -> list[Tensor]:
-    """Latents of each job's video, on the CPU."""
-    options = plan.generate
+    """Latents of each job's video, on the CPU; the same in all processes of a team."""
+    if not jobs:
+        return []
+    options, team = plan.generate, share.team
     entry = plan.tables["model"]
     model: Model = load(entry.build)(
         entry.options.model_copy(update={"weights": str(weights) if weights else None}), context
     )
     model.load()
     model.net.eval().requires_grad_(False)
+    if team and team.sequence:
+        model.net.share_sequence(team.sequence)  # type: ignore[operator]
     compile_blocks(model.net, model.blocks, plan.root.compile, context)
     sampler: Sampler = component(plan, "sampler", context)
     shape = plan.options("latent_tokenizer").latent_shape(*plan.video_size())
@@ -85,7 +98,7 @@ def sample(
 
         with torch.no_grad():
             x0 = sampler.sample(
-                model.denoiser(condition, options.guidance),
+                model.denoiser(condition, options.guidance, team.evaluate if team else in_turn),
                 noise,
                 generator(options.seed, "sampler", job.name),
                 on_step,
@@ -97,8 +110,10 @@ def sample(
     return latents
 
 
-def decode(plan: Plan, context: Context, latents: list[Tensor]) -> Iterator[Tensor]:
-    """Frames of each video, uint8 CTHW, one video after the other."""
+def decode(plan: Plan, context: Context, latents: list[Tensor], share: Share) -> Iterator[Tensor]:
+    """Frames of each video, uint8 CTHW, one video after the other; none where another process leads the team."""
+    if not (share.leads and latents):
+        return
     tokenizer: LatentTokenizer = component(plan, "latent_tokenizer", context)
     for each in latents:
         pixels = tokenizer.decode(each.to(context.device))[0]

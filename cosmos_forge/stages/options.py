@@ -8,6 +8,14 @@ from pydantic import Field, model_validator
 
 from cosmos_forge.options import Options
 
+BAD_VIDEO = (  # the default of Cosmos inference, where --negative_prompt is not given
+    "The video captures a series of frames showing ugly scenes, static with no motion, motion blur, over-saturation, "
+    "shaky footage, low resolution, grainy texture, pixelated images, poorly lit areas, underexposed and overexposed "
+    "scenes, poor color balance, washed out colors, choppy sequences, jerky movements, low frame rate, artifacting, "
+    "color banding, unnatural transitions, outdated special effects, fake elements, unconvincing visuals, poorly edited "
+    "content, jump cuts, visual noise, and flickering. Overall, the video is of poor quality."
+)
+
 
 class RunOptions(Options):
     """The keys above the first table."""
@@ -80,16 +88,45 @@ class ExportOptions(Options):
 
 
 class GenerateOptions(Options):
-    """Generates videos: continues the held-out clips, or a video or picture of yours."""
+    """Generates videos: continues the held-out clips, or videos and pictures of yours."""
 
-    input: str | None = Field(None, description="a video or picture to continue; default: every held-out clip")
-    prompt: str | None = Field(None, description="what happens; default: the clip's caption")
-    negative_prompt: str | None = Field(None, description="what guidance leads away from; default: the null text")
-    given_frames: int = Field(9, ge=1, description="frames of the input to go on from, the last ones: 1, 9, .. (8k+1)")
+    input: str | None = Field(
+        None,
+        description="a picture or video to continue, a folder of them (NAME.txt beside one is its prompt), or a JSONL "
+        'whose lines are {"visual_input": path, "prompt": text} as in Cosmos; default: every held-out clip',
+    )
+    prompt: str | list[str] | None = Field(
+        None,
+        description="what happens, where folder or JSONL say nothing; a list has one for each chunk of a long video; "
+        "default: a held-out clip's caption, else no text",
+    )
+    negative_prompt: str = Field(
+        BAD_VIDEO, description='what guidance leads away from; "" is the null text; the default is that of Cosmos'
+    )
+    given_frames: int = Field(
+        9, ge=1, description="frames to go on from, the last of a video: 1, 9, 17, .. (8k+1); a picture gives 1"
+    )
+    resize: Literal["stretch", "crop"] = Field(
+        "stretch", description="stretch: proportions may change, as in Cosmos; crop: keeps them and cuts off the edges"
+    )
     guidance: float = Field(7.0, ge=0, description="cond + guidance * (cond - uncond); 0 is off and twice as fast")
     seed: int = Field(1, ge=0, description="of the noise a video starts from")
-    num_frames: int | None = Field(None, ge=1, description="frames of the video; default: as the dataset's")
+    num_frames: int | None = Field(
+        None, ge=1, description="frames of the video, in chunks if more than chunk_frames; default: chunk_frames"
+    )
+    chunk_frames: int | None = Field(
+        None, ge=1, description="frames made in one go; default: as the dataset's, else 121 as in Cosmos"
+    )
+    overlap: int = Field(
+        9, ge=1, description="frames at a chunk's end that the next goes on from: 1, 9, 17, .. (8k+1)"
+    )
     height: int | None = Field(None, ge=16, description="pixels; default: as the dataset's")
     width: int | None = Field(None, ge=16, description="pixels; default: as the dataset's")
     fps: float | None = Field(None, gt=0, description="frames a second; default: the input's")
-    compare_base: bool = Field(False, description="also generate with the weights before training, and compare")
+    compare_base: bool = Field(False, description="also continue held-out clips as before training, and compare")
+    processes_per_video: int | None = Field(
+        None,
+        ge=1,
+        description="processes that make a video together; default: one where there are as many videos as processes, "
+        "else all that can",
+    )

@@ -9,13 +9,18 @@ Shape suffixes: B batch, C channels, T latent frames, H latent rows, W latent co
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cosmos_forge.edm import Preconditioning
+from cosmos_forge.kinds import in_turn
+
+if TYPE_CHECKING:
+    from cosmos_forge.kinds import Evaluate
 
 UnconditionalFrames = Literal["keep", "unmask", "zero"]
 
@@ -79,6 +84,7 @@ class GuidedDenoiser:
     guidance: float
     unconditional_frames: UnconditionalFrames = "keep"
     padding_B1HW: Tensor | None = None
+    evaluate: Evaluate = in_turn
 
     @torch.no_grad()
     def __call__(self, x_BCTHW: Tensor, sigma_B: Tensor) -> Tensor:
@@ -86,13 +92,16 @@ class GuidedDenoiser:
         x_BCTHW, sigma_B = x_BCTHW.float(), sigma_B.float()
         in_force, mask = self._in_force(sigma_B), self.frames.mask_B1THW
         x_BCTHW = self.impose(x_BCTHW, sigma_B)
-        x0_BCTHW = self._estimate(x_BCTHW, sigma_B, self.text_BMD, mask)
+        branches = [partial(self._estimate, x_BCTHW, sigma_B, self.text_BMD, mask)]
         if self.guidance:
             if self.unconditional_frames == "zero":
                 x_BCTHW = torch.where(in_force, 0.0, x_BCTHW)
             if self.unconditional_frames != "keep":
                 mask = torch.zeros_like(mask)
-            x0_BCTHW = x0_BCTHW + self.guidance * (x0_BCTHW - self._estimate(x_BCTHW, sigma_B, self.negative_BMD, mask))
+            branches.append(partial(self._estimate, x_BCTHW, sigma_B, self.negative_BMD, mask))
+        x0_BCTHW, *unconditional = self.evaluate(*branches)
+        for negative_BCTHW in unconditional:
+            x0_BCTHW = x0_BCTHW + self.guidance * (x0_BCTHW - negative_BCTHW)
         return torch.where(in_force, self.frames.x0_BCTHW, x0_BCTHW)
 
     def impose(self, x_BCTHW: Tensor, sigma_B: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cosmos_forge.edm import LogNormal, Preconditioning
 from cosmos_forge.events import Note
+from cosmos_forge.kinds import in_turn
 from cosmos_forge.types import Batch, Condition, Loss
 from forge_cosmos1 import weights
 from forge_cosmos1.denoiser import GivenFrames, GuidedDenoiser, column
@@ -25,7 +26,7 @@ from forge_cosmos1.dit import VARIANTS, DiT, DiTConfig
 
 if TYPE_CHECKING:
     from cosmos_forge import Context
-    from cosmos_forge.kinds import SharedSequence
+    from cosmos_forge.kinds import Evaluate, SharedSequence
     from forge_cosmos1.plugin import Video2WorldOptions
 
 
@@ -184,7 +185,7 @@ class Video2World:
         total = each_BCTHW.mean() if o.loss_reduce == "mean" else each_BCTHW.sum() / len(sigma_B)
         return Loss(total, {"edm": error_BCTHW.mean().detach(), "mse": square_BCTHW.mean().detach()})
 
-    def denoiser(self, condition: Condition, guidance: float) -> GuidedDenoiser:
+    def denoiser(self, condition: Condition, guidance: float, evaluate: Evaluate = in_turn) -> GuidedDenoiser:
         """See `kinds.Model`; the given frames carry a little noise, as in the reference's inference."""
         o, text = self.options, condition.text.tokens_BLD
         latents_BCTHW = condition.latents_BCTHW.float() * self.sigma_data
@@ -198,4 +199,5 @@ class Video2World:
             fps_B=condition.fps_B,
             guidance=guidance,
             unconditional_frames=o.unconditional_frames,
+            evaluate=evaluate,
         )

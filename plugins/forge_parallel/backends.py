@@ -16,6 +16,7 @@ from cosmos_forge.types import World
 from forge_parallel.plugin import DdpOptions, FsdpOptions, ManyOptions, SingleOptions
 from forge_parallel.sequence import SharedSequence
 from forge_parallel.sharding import casts, forget_whole, shard_weights
+from forge_parallel.team import Team, form_team
 
 # While one process loads or encodes, others may wait for long. That a process has died is the launcher's to notice.
 PATIENCE = timedelta(hours=4)
@@ -80,6 +81,10 @@ class Many:
         shape = (distributed.get_world_size() // self.degree, self.degree)
         mesh = init_device_mesh(self.context.device.type, shape, mesh_dim_names=("data", "context"))
         net.share_sequence(SharedSequence(mesh["context"].get_group()))  # type: ignore[operator]
+
+    def team(self, size: int, branches: int) -> Team | None:
+        """See `kinds.Parallelism`; what the recipe says of `context` and `shard` is about training alone."""
+        return form_team(size, branches, PATIENCE)
 
     def renew(self, net: nn.Module) -> None:
         """See `kinds.Parallelism`."""
