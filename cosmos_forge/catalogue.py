@@ -8,7 +8,7 @@ from typing import Any
 
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.options import Options, nearest
-from cosmos_forge.plugins import Plugins
+from cosmos_forge.plugins import OPTIONAL, SEVERAL, Component, Plugins
 from cosmos_forge.recipe import shipped_recipes, toml_value
 from cosmos_forge.stages import STAGES
 
@@ -50,17 +50,23 @@ def plugin_json(plugins: Plugins) -> list[dict[str, Any]]:
 
 def help_on(name: str, plugins: Plugins) -> str:
     """What a recipe may say about the components or the stage of that name. Raises ForgeError where there is none."""
-    helps = [
-        f'[{each.kind}]\nuse = "{each.name}"  # {each.package} {each.version}\n\n{options_help(each.options)}'
-        for each in plugins.components
-        if each.name == name
-    ]
+    helps = [_component_help(each) for each in plugins.components if each.name == name]
     if name in STAGES:
         helps.append(f"[{name}]\n\n{options_help(STAGES[name].options)}")
     if not helps:
         known = {each.name for each in plugins.components} | set(STAGES)
         raise ForgeError(f"no component or stage is called `{name}`", nearest(name, known))
     return "\n".join(helps)
+
+
+def _component_help(component: Component) -> str:
+    """The head of its table, and its options."""
+    package = f"  # {component.package} {component.version}"
+    head = f'[{component.kind}]\nuse = "{component.name}"{package}'
+    if component.kind in SEVERAL:
+        head = f"[{component.kind}.{component.name}]{package}"
+    off = "\non = false leaves out what a parent recipe has\n" if component.kind in OPTIONAL else ""
+    return f"{head}\n\n{options_help(component.options)}{off}"
 
 
 def options_help(options: type[Options]) -> str:

@@ -19,7 +19,7 @@ from cosmos_forge.options import Download, nearest
 from cosmos_forge.plan import SIZES, Plan
 from cosmos_forge.recipe import ROOT, Recipe
 from cosmos_forge.stages import STAGES
-from cosmos_forge.tables import TABLES, Table
+from cosmos_forge.tables import TABLES, Table, kind_of
 
 SPARE_GB = 1.0  # for logs, events and videos
 
@@ -44,7 +44,8 @@ def needed_tables(plan: Plan, stages: tuple[str, ...]) -> list[str]:
     needed = {table: None for stage in stages for table in STAGES[stage].tables}
     if "generate" in stages and "generate" in plan.tables and plan.generate.input is None:
         needed["dataset"] = None  # the held-out clips are its
-    return list(needed)
+    optional = {"logger", *(kind for stage in stages for kind in STAGES[stage].optional)}
+    return [*needed, *(table for table in plan.tables if kind_of(table) in optional)]
 
 
 def needed_downloads(plan: Plan, stages: tuple[str, ...]) -> list[Download]:
@@ -76,7 +77,7 @@ def _run(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
 
 def _missing(plan: Plan, recipe: Recipe, stages: tuple[str, ...]) -> Iterator[Problem]:
     """Tables that the stages need and the recipe lacks, unless another is plainly meant to be it."""
-    misspelt = recipe.values.keys() - set(TABLES)
+    misspelt = set(map(kind_of, recipe.values)) - set(TABLES)
     for table in dict.fromkeys([*needed_tables(plan, stages), *stages]):
         if table in plan.tables or table in recipe.values or get_close_matches(table, misspelt, cutoff=0.5):
             continue

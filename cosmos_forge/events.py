@@ -199,9 +199,9 @@ def read(path: Path, offset: int = 0) -> tuple[list[Stamped], int]:
     return [event for event in events if event], offset + whole
 
 
-def follow(path: Path, alive: Callable[[], bool], interval: float = 0.1) -> Iterator[Stamped | None]:
-    """Events as they are written, None at every pause, until `alive` says no and all are read."""
-    offset = 0
+def follow(path: Path, alive: Callable[[], bool], interval: float = 0.1, offset: int = 0) -> Iterator[Stamped | None]:
+    """Events as they are written, from byte `offset` of the file, None at every pause, until `alive` says no and all
+    are read."""
     while True:
         last = not alive()
         events, offset = read(path, offset)

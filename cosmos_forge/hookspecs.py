@@ -8,8 +8,9 @@ functions marked `@hookimpl`. Each receives `register` and calls it once for eve
         register("midpoint", options=MidpointOptions, build="forge_midpoint.midpoint:Midpoint")
 
 `name` is what a recipe writes after `use =`; `options` is a subclass of `cosmos_forge.Options`; `build` is an import
-string, called in a worker process with `(options, context)`, so that registering stays light: this module and the ones
-that implement it must not import torch. Hooks run once, in the process of every command, when plugins are loaded.
+string, called in a worker process (a logger's: in that of `forge`) with `(options, context)`, so that registering stays
+light: this module and the ones that implement it must not import torch. Hooks run once, in the process of every
+command, when plugins are loaded.
 """
 
 from __future__ import annotations
@@ -98,6 +99,15 @@ def register_samplers(register: Register) -> None:
 
     Objects satisfy `kinds.Sampler`; built in the worker of `generate`.
     Example: forge_samplers. Contract: `testing.SamplerContract`.
+    """
+
+
+@hookspec
+def register_loggers(register: Register) -> None:
+    """Offer loggers: what carries a run's events elsewhere.
+
+    Objects satisfy `kinds.Logger`; built in the process of `forge`, where there is no torch, with a `LoggerContext`.
+    A recipe may have several: `[logger.NAME]`. Example: forge_csv. Contract: `testing.LoggerContract`.
     """
 
 

@@ -2,7 +2,8 @@
 
 A component is built as `build(options, context)` (see `hookspecs`); `options` is the validated table of the recipe and
 `context` a `types.Context`, for loggers a `types.LoggerContext`. Some kinds answer questions before anything is built;
-what their Options must offer besides fields stands here too, as `<Kind>Options`. Tensors are on `context.device` unless said otherwise.
+what their Options must offer besides fields stands here too, as `<Kind>Options`. Tensors are on `context.device` unless
+said otherwise.
 
 Shape suffixes: B batch, C channels, T time, H height, W width, L tokens, D width of one, N heads, E width of a head.
 """

@@ -19,6 +19,7 @@ from cosmos_forge.checks import shortages
 from cosmos_forge.errors import DONE, FAILED, INTERRUPTED, ForgeError, show_path
 from cosmos_forge.files import no_space, sweep, write_json
 from cosmos_forge.joined import Meeting, place
+from cosmos_forge.loggers import logged
 from cosmos_forge.run import Run, digest, hold
 from cosmos_forge.stages import STAGES
 from cosmos_forge.workers import Workers, free_port, full
@@ -49,7 +50,7 @@ def run_plan(plan: Plan, stages: tuple[str, ...] | None = None, accept_changes: 
             sweep(plan.cache, shared=True)
             write_json(run.folder / "environment.json", environment())
             log = events.EventLog(run.events)
-            with _shown(run), _told(meeting) as last_word:
+            with _shown(run), logged(plan, run, log), _told(meeting) as last_word:
                 log.emit(events.RunStarted(plan.name, list(stages), show_path(plan.recipe)))
                 code = _run_stages(plan, run, stages, again, log, lock, meeting)
                 last_word.append(code)

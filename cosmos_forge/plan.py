@@ -10,11 +10,11 @@ from typing import Any, cast
 from cosmos_forge import machine
 from cosmos_forge.errors import ForgeError, Problem, Where
 from cosmos_forge.joined import place as launcher_place
-from cosmos_forge.options import Download
+from cosmos_forge.options import Download, Options
 from cosmos_forge.plugins import Plugins, load_plugins
 from cosmos_forge.recipe import COMMAND_LINE, ROOT, Origins, Recipe, read_recipe, toml_value
 from cosmos_forge.stages.options import ExportOptions, GenerateOptions, PrepareOptions, RunOptions, TrainOptions
-from cosmos_forge.tables import Table, build_tables, place, problem
+from cosmos_forge.tables import Table, build_tables, kind_of, place, problem
 
 SIZES = {"num_frames": 121, "height": 704, "width": 1280}  # of the published models' videos
 
@@ -113,6 +113,14 @@ class Plan:
             raise ForgeError(f"the recipe has no table [{name}]", f"add [{name}] to {self.recipe}")
         return self.tables[name]
 
+    def each(self, kind: str) -> list[Table]:
+        """The tables of a kind that are switched on, in the recipe's order."""
+        return [table for table in self.tables.values() if kind_of(table.name) == kind and table.on]
+
+    def name_of(self, options: Options) -> str:
+        """The table that these options are those of, for a `check` whose table has a name of its own."""
+        return next(table.name for table in self.tables.values() if table.options is options)
+
     def options(self, name: str) -> Any:
         """The validated options of a table."""
         return self.table(name).options
@@ -128,7 +136,7 @@ class Plan:
     def settings(self, name: str) -> dict[str, Any]:
         """As `values`, but without those that are at their default."""
         table = self.table(name)
-        return {"use": table.use} | table.options.model_dump(mode="json", exclude_defaults=True)
+        return {"use": table.use, **table.head()} | table.options.model_dump(mode="json", exclude_defaults=True)
 
     def where(self, table: str, key: str = "") -> Where | None:
         """Where the value of a key was given; for a default, where its table begins."""

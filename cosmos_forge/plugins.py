@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import sys
@@ -27,7 +28,12 @@ KINDS: dict[str, str] = {
     "method": "register_methods",
     "parallelism": "register_parallelisms",
     "sampler": "register_samplers",
+    "logger": "register_loggers",
 }
+# Kinds of which a recipe may have several, each in a table [kind.NAME]; `use` is NAME unless it says otherwise.
+SEVERAL = ("guardrail", "logger")
+# Kinds that every recipe may do without; `on = false` switches off what was inherited.
+OPTIONAL = ("prompt_upsampler", *SEVERAL)
 
 _BUILD = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -149,6 +155,12 @@ def installed(broken: list[Broken]) -> list[Source]:
         Source(entry.name, entry.dist.name if entry.dist else "", entry.dist.version if entry.dist else "", entry.load)
         for entry in entries
     ]
+
+
+def load(target: str) -> Any:
+    """The object behind an import string "package.module:name"."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _load(source: Source, manager: pluggy.PluginManager, plugins: Plugins) -> None:

@@ -12,6 +12,7 @@ import tomli
 
 from cosmos_forge.errors import ForgeError, Problem, Where, show_path
 from cosmos_forge.options import nearest
+from cosmos_forge.plugins import SEVERAL
 
 ROOT = ""  # the table of the keys above the first table
 COMMAND_LINE = "command line"  # the file of an override; its line is its place among the overrides
@@ -24,8 +25,9 @@ Origins = dict[tuple[str, str], Where]
 class Recipe:
     """What a person asks for, and where.
 
-    values: by table and key; keys above the first table are in the table "". origins: the place of each (table, key),
-    and of each table under the key "". path: the file that was asked for.
+    values: by table and key; keys above the first table are in the table "", and tables of a kind of which there may
+    be several are called "logger.csv" and the like. origins: the place of each (table, key), and of each table under
+    the key "". path: the file that was asked for.
     """
 
     values: Values
@@ -122,7 +124,7 @@ def _merge(values: Values, origins: Origins, child: Values, places: Origins) -> 
     origins = dict(origins)
     for table, entries in child.items():
         inherited = values.setdefault(table, {})
-        if "use" in entries and entries["use"] != inherited.get("use"):
+        if "use" in entries and entries["use"] != inherited.get("use", table.partition(".")[2] or None):
             inherited.clear()
             origins = {place: where for place, where in origins.items() if place[0] != table}
         inherited.update(entries)
@@ -142,11 +144,21 @@ def _parse(text: str, file: str, problems: list[Problem]) -> tuple[Values, Origi
         problems.append(Problem(what, Where(file, number, lines[number - 1]), _syntax_fix(error.msg)))
         return {}, {}
     values: Values = {ROOT: {key: value for key, value in document.items() if not isinstance(value, dict)}}
-    values |= {key: value for key, value in document.items() if isinstance(value, dict)}
+    for table, entries in document.items():
+        values |= _tables(table, entries) if isinstance(entries, dict) else {}
     origins: Origins = {}
     for place, number in _places(lines):
         origins.setdefault(place, Where(file, number, lines[number - 1].rstrip()))
     return values, origins
+
+
+def _tables(name: str, entries: dict[str, Any]) -> Values:
+    """A table of the document by itself, or one by one those of a kind of which there may be several."""
+    if name not in SEVERAL:
+        return {name: entries}
+    tables = {f"{name}.{each}": inner for each, inner in entries.items() if isinstance(inner, dict)}
+    loose = {key: value for key, value in entries.items() if not isinstance(value, dict)}
+    return tables if tables and not loose else {name: loose} | tables
 
 
 def _syntax_fix(message: str) -> str:
@@ -170,21 +182,23 @@ def _places(lines: Sequence[str]) -> Iterator[tuple[tuple[str, str], int]]:
         except tomli.TOMLDecodeError:
             continue
         number, start = start + 1, end
-        if lines[number - 1].lstrip().startswith("["):
-            header = _path_of(statement)
-            yield ((header[0], "") if isinstance(statement[header[0]], dict) else (ROOT, header[0])), number
-            if len(header) > 1:
-                yield (header[0], header[1]), number
-            continue
+        is_header = lines[number - 1].lstrip().startswith("[")
         for key, value in statement.items():
-            path = [*header, key]
-            if len(path) > 1:
-                yield (path[0], path[1]), number
-            elif isinstance(value, dict):
-                yield (key, ""), number
-                yield from (((key, inner), number) for inner in value)
-            else:
-                yield (ROOT, key), number
+            for place in _set_by([key] if is_header else [*header, key], value):
+                yield place, number
+        header = _path_of(statement) if is_header else header
+
+
+def _set_by(path: list[str], value: Any) -> Iterator[tuple[str, str]]:
+    """(table, key) of every key, and (table, "") of every table, that `value` at `path` of the document holds."""
+    depth = 2 if path[0] in SEVERAL else 1
+    if len(path) > depth or not isinstance(value, dict):
+        cut = min(depth, len(path) - 1)
+        yield ".".join(path[:cut]), path[cut]
+        return
+    yield ".".join(path), ""
+    for key, inner in value.items():
+        yield from _set_by([*path, key], inner)
 
 
 def _path_of(header: dict[str, Any]) -> list[str]:

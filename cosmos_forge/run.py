@@ -32,12 +32,20 @@ from cosmos_forge.errors import ForgeError, Problem, show_path
 from cosmos_forge.events import Artifact
 from cosmos_forge.files import sha256, write_json, write_text
 from cosmos_forge.stages import STAGES
+from cosmos_forge.tables import kind_of
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
 
 # Settings that change how a run is carried out but not what comes out of it.
-_INDIFFERENT = {("", "stages"), ("", "device"), ("", "compile"), ("train", "log_every"), ("train", "keep_checkpoints")}
+_INDIFFERENT = {
+    ("", "stages"),
+    ("", "device"),
+    ("", "compile"),
+    ("train", "log_every"),
+    ("train", "keep_checkpoints"),
+    ("generate", "processes_per_video"),
+}
 
 _PATIENCE_SECONDS = 3.0
 
@@ -128,13 +136,14 @@ def digest(plan: Plan, stage: str) -> str:
     Settings at their default do not count, so that a run outlives a version that adds one.
     """
     order = list(STAGES)
-    tables = {""}
+    kinds = {""}
     for name in order[: order.index(stage) + 1]:
-        tables |= {name, *STAGES[name].tables}
-    tables.discard("parallelism")  # results agree across processes to within rounding
+        kinds |= {name, *STAGES[name].tables, *STAGES[name].optional}
+    kinds.discard("parallelism")  # results agree across processes to within rounding
     values = {
         f"{table}.{key}": value
-        for table in sorted(tables & set(plan.tables))
+        for table in sorted(plan.tables)
+        if kind_of(table) in kinds and plan.tables[table].on
         for key, value in plan.settings(table).items()
         if (table, key) not in _INDIFFERENT
     }
@@ -208,6 +217,7 @@ def _accept(plan: Plan, stages: tuple[str, ...], accept_changes: bool) -> None:
             others = {table for name in STAGES if name not in stages for table in (name, *STAGES[name].tables)}
             changed = [change for change in changed if change.table in others]
         changed = [change for change in changed if (change.table, change.key) not in _INDIFFERENT]
+        changed = [change for change in changed if kind_of(change.table) != "logger"]
         if changed:
             raise ForgeError(
                 [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cosmos_forge.options import Options
-from cosmos_forge.plugins import KINDS, Component, Plugins
+from cosmos_forge.plugins import KINDS, OPTIONAL, SEVERAL, Component, Plugins
 from cosmos_forge.stages import STAGES
 from cosmos_forge.stages.options import RunOptions
 
@@ -22,6 +22,8 @@ def recipe_schema(plugins: Plugins) -> dict[str, Any]:
     for kind in KINDS:
         components = [each for each in plugins.components if each.kind == kind]
         properties[kind] = _component_table(components, definitions)
+        if kind in SEVERAL:
+            properties[kind] = _named_tables(properties[kind])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "cosmos-forge recipe",
@@ -39,10 +41,18 @@ def _component_table(components: list[Component], definitions: dict[str, Any]) -
     for component in components:
         table = _table(component.options, f"{component.kind}.{component.name}", definitions)
         inherited |= dict.fromkeys(table["properties"], True)
-        table["properties"] = {"use": {"const": component.name}, **table["properties"]}
+        on = {"on": {"type": "boolean", "default": True}} if component.kind in OPTIONAL else {}
+        inherited |= on
+        table["properties"] = {"use": {"const": component.name}, **on, **table["properties"]}
         tables.append({**table, "required": ["use"]})
     tables.append({"type": "object", "properties": inherited, "additionalProperties": False})
     return {"oneOf": tables}
+
+
+def _named_tables(table: dict[str, Any]) -> dict[str, Any]:
+    """Tables of the kind under names of their own, where `use` may be left out."""
+    choices = [{key: value for key, value in each.items() if key != "required"} for each in table["oneOf"]]
+    return {"type": "object", "additionalProperties": {"anyOf": choices}}
 
 
 def _table(options: type[Options], name: str, definitions: dict[str, Any]) -> dict[str, Any]:

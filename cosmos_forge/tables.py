@@ -8,27 +8,40 @@ from typing import Any
 
 from cosmos_forge.errors import ForgeError, Problem, Where
 from cosmos_forge.options import Fault, Options, build_options, nearest
-from cosmos_forge.plugins import KINDS, Component, Plugins
+from cosmos_forge.plugins import KINDS, OPTIONAL, SEVERAL, Component, Plugins
 from cosmos_forge.recipe import ROOT, Origins, Recipe
 from cosmos_forge.stages import STAGES
 from cosmos_forge.stages.options import RunOptions
 
 TABLES = (ROOT, *KINDS, *STAGES)  # in the order in which a plan is written
 
+_NAME = re.compile(r"[\w-]+", re.ASCII)
+
 
 @dataclass(frozen=True)
 class Table:
-    """One table of a plan. use: the component's name, build: the import string of its factory; "" for a stage."""
+    """One table of a plan. use: the component's name, build: the import string of its factory; "" for a stage. on:
+    whether the component takes part; of one that is switched off no other key is looked at.
+    """
 
     name: str
     options: Options
     use: str = ""
     build: str = ""
+    on: bool = True
+
+    def head(self) -> dict[str, Any]:
+        """The keys that are not the component's own."""
+        return ({"use": self.use} if self.use else {}) | ({} if self.on else {"on": False})
 
     def values(self) -> dict[str, Any]:
         """Every key with its value, as TOML knows them; those that are None are left out."""
-        use = {"use": self.use} if self.use else {}
-        return use | self.options.model_dump(mode="json", exclude_none=True)
+        return self.head() | self.options.model_dump(mode="json", exclude_none=True)
+
+
+def kind_of(table: str) -> str:
+    """The kind of component that a table is about, or its stage: "logger" of "logger.csv"."""
+    return table.partition(".")[0]
 
 
 def place(origins: Origins, table: str, key: str = "") -> Where | None:
@@ -47,23 +60,45 @@ def build_tables(recipe: Recipe, plugins: Plugins, problems: list[Problem]) -> d
     Stages that the recipe does not mention have their defaults, if they have one for every key.
     """
     for name in recipe.values:
-        if name not in TABLES:
-            what = "is not a table of recipes"
-            problems.append(problem(recipe.origins, name, "", what, nearest(name, TABLES[1:])))
-    tables = (_build(recipe, plugins, name, problems) for name in TABLES)
+        if fault := _misnamed(name, plugins):
+            problems.append(problem(recipe.origins, name, "", *fault))
+    tables = (_build(recipe, plugins, name, problems) for kind in TABLES for name in _of_kind(kind, recipe))
     return {table.name: table for table in tables if table}
 
 
-def _build(recipe: Recipe, plugins: Plugins, name: str, problems: list[Problem]) -> Table | None:
-    if name not in recipe.values and name in KINDS:
+def _misnamed(table: str, plugins: Plugins) -> tuple[str, str] | None:
+    """What is wrong with a table's name, in words that follow it, and how to mend it."""
+    kind, _, name = table.partition(".")
+    if kind not in TABLES:
+        return "is not a table of recipes", nearest(kind, TABLES[1:])
+    if kind not in SEVERAL or _NAME.fullmatch(name):
         return None
-    values = dict(recipe.values.get(name, {}))
+    what = "is named by letters, digits, - and _" if name else "needs a name, for there may be several"
+    return what, f"write [{kind}.NAME]; NAME is free, and what `use` is by default; {_installed(plugins, kind)}"
+
+
+def _of_kind(kind: str, recipe: Recipe) -> list[str]:
+    """The names of a plan's tables of that kind; a stage has its table even where the recipe does not mention it."""
+    if kind in SEVERAL:
+        return [name for name in recipe.values if kind_of(name) == kind and _NAME.fullmatch(name.partition(".")[2])]
+    return [kind] if kind in recipe.values or kind not in KINDS else []
+
+
+def _build(recipe: Recipe, plugins: Plugins, name: str, problems: list[Problem]) -> Table | None:
+    values, kind = dict(recipe.values.get(name, {})), kind_of(name)
     cls: type[Options] = STAGES[name].options if name in STAGES else RunOptions
     use = build = ""
-    if name in KINDS:
-        use = values.pop("use", None)
+    if kind in KINDS:
+        use = values.pop("use", name.partition(".")[2] or None)
+        on = values.pop("on", True) if kind in OPTIONAL else True
+        if on is False:
+            return Table(name, Options(), str(use or ""), on=False)
+        if on is not True:
+            fix = "on = false leaves the component out"
+            problems.append(problem(recipe.origins, name, "on", f"on must be true or false, got {on!r}", fix))
+            return None
         try:
-            component = _component(plugins, name, use)
+            component = _component(plugins, kind, use)
         except ForgeError as error:
             problems += [problem(recipe.origins, name, "use", each.what, each.fix) for each in error.problems]
             return None
@@ -80,9 +115,13 @@ def _component(plugins: Plugins, kind: str, use: Any) -> Component:
     """The component that a table asks for; raises ForgeError in words that follow the table's name."""
     if isinstance(use, str):
         return plugins.find(kind, use)
-    names = ", ".join(f'"{name}"' for name in plugins.names(kind))
     what = "needs `use`, the name of a component" if use is None else f"use must be text, got {use!r}"
-    raise ForgeError(what, f"installed here: {names}" if names else f"install a plugin that offers a {kind}")
+    raise ForgeError(what, _installed(plugins, kind))
+
+
+def _installed(plugins: Plugins, kind: str) -> str:
+    names = ", ".join(f'"{name}"' for name in plugins.names(kind))
+    return f"installed here: {names}" if names else f"install a plugin that offers a {kind}"
 
 
 def _problem(recipe: Recipe, table: str, use: str, fault: Fault) -> Problem:
@@ -91,7 +130,7 @@ def _problem(recipe: Recipe, table: str, use: str, fault: Fault) -> Problem:
     if not key:  # several keys together: point at one of them
         key = next((given for given in recipe.values[table] if re.search(rf"\b{re.escape(given)}\b", what)), "")
     if not table and key in TABLES:
-        what, fix = f"{key} is a table, not a key", f"write [{key}] on a line of its own"
+        what, fix = f"{key} is a table, not a key", f"write [{key}{'.NAME' * (key in SEVERAL)}] on a line of its own"
     elif use:
         fix = f"{fix}; `forge plugins {use}` lists all keys".lstrip("; ")
     return problem(recipe.origins, table, key, what, fix)

@@ -163,3 +163,23 @@ class Context:
     resolve: Callable[[str], Path]
     component: Callable[..., Any]
     emit: Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class LoggerContext:
+    """What the host gives a logger: the run's name and folder, and every setting of its plan, by table and key.
+
+    A logger may write to the folder, under its own name.
+    """
+
+    name: str
+    folder: Path
+    settings: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a guardrail refuses. category: a word or two for it, as "violence"; reason: a sentence for a person."""
+
+    category: str
+    reason: str = ""

@@ -6,7 +6,6 @@ earlier `forge run` it works by itself.
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cosmos_forge import events, machine
 from cosmos_forge.errors import DONE, FAILED, NO_SPACE, WRONG, ForgeError
 from cosmos_forge.files import no_space, write_json
+from cosmos_forge.plugins import load
 from cosmos_forge.run import Run, digest
 from cosmos_forge.stages import STAGES
 from cosmos_forge.types import Context, World
@@ -113,12 +113,6 @@ def build(plan: Plan, kind: str, use: str, values: dict[str, Any], context: Cont
     if options is None:
         raise ForgeError("; ".join(f"{kind} {use}: {fault.what}" for fault in faults), faults[0].fix)
     return load(entry.build)(options, context)
-
-
-def load(target: str) -> Any:
-    """The object behind an import string "package.module:name"."""
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def files(download: Download) -> Path:

@@ -11,15 +11,16 @@ from cosmos_forge.stages.options import ExportOptions, FetchOptions, GenerateOpt
 @dataclass(frozen=True)
 class Stage:
     """name: the recipe's table and the command. options: its keys. run: import string of `run(plan, run, context)`.
-    tables: the component tables it builds from, which a recipe with this stage must have. parallel: whether it gets all
-    the processes that the parallelism asks for, or one. recurring: looks anew each time for what is left to do, since
-    what it leaves lies outside the run.
+    tables: the component tables it builds from, which a recipe with this stage must have; optional: the kinds that it
+    builds from where the recipe has them. parallel: whether it gets all the processes that the parallelism asks for, or
+    one. recurring: looks anew each time for what is left to do, since what it leaves lies outside the run.
     """
 
     name: str
     options: type[Options]
     run: str
     tables: tuple[str, ...]
+    optional: tuple[str, ...] = ()
     parallel: bool = False
     recurring: bool = False
 
@@ -44,6 +45,7 @@ STAGES: dict[str, Stage] = {
             GenerateOptions,
             "cosmos_forge.stages.generate:run",
             ("model", "latent_tokenizer", "text_encoder", "sampler", "parallelism"),
+            ("prompt_upsampler", "guardrail"),
             parallel=True,
         ),
     )

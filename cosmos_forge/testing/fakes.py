@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cosmos_forge.errors import ForgeError, Problem
 from cosmos_forge.options import Download, build_options
 from cosmos_forge.plugins import load_plugins
-from cosmos_forge.types import Context, World
+from cosmos_forge.types import Context, LoggerContext, World
 
 
 def make_context(folder: Path, **changes: Any) -> Context:
@@ -46,7 +46,7 @@ def make_context(folder: Path, **changes: Any) -> Context:
     return context
 
 
-def build(kind: str, use: str, values: dict[str, Any], context: Context) -> Any:
+def build(kind: str, use: str, values: dict[str, Any], context: Context | LoggerContext) -> Any:
     """The component's object, built as a worker builds it. Raises ForgeError for options that are not right."""
     component = load_plugins().find(kind, use)
     options, faults = build_options(component.options, values)

@@ -129,6 +129,16 @@ class SamplerOptions(Options):
         return self.steps
 
 
+class LoggerOptions(Options):
+    """A logger."""
+
+    every: int = Field(1, ge=1, description="events")
+
+    def check(self, plan):
+        if self.every > 99:
+            yield plan.problem(plan.name_of(self), "every", f"every = {self.every} is hardly ever")
+
+
 def _plugin():
     plugin = ModuleType("tiny_plugin")
     offers = {
@@ -139,6 +149,7 @@ def _plugin():
         "register_methods": {"tiny-method": MethodOptions, "unlucky-method": OtherMethodOptions},
         "register_parallelisms": {"tiny-parallel": ParallelOptions},
         "register_samplers": {"tiny-sampler": SamplerOptions},
+        "register_loggers": {"tiny-logger": LoggerOptions},
     }
     for hook, components in offers.items():
 

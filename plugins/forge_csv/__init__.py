@@ -1,0 +1,1 @@
+"""The logger `csv`: training steps as a table."""
