@@ -80,18 +80,18 @@ def _wrong_place(target: Path) -> list[Problem]:
 
 def _words(kind: str, name: str) -> dict[str, str]:
     """What stands in a skeleton, and what comes in its place."""
-    plugin = (TEMPLATE / kind / "plugin.py").read_text(encoding="utf-8")
-    summary = re.search(r'class \w+Options\(\w+\):\n    """(.+?)\s*(?:"""|\n)', plugin)
-    return {
+    words = {
         "new-plugin": name,
         "new_plugin": name.replace("-", "_"),
         "NewPlugin": "".join(word.capitalize() for word in name.split("-")),
         "cosmos-forge>=0.0.0": f"cosmos-forge>={__version__}",
         "KIND": kind.replace("_", " "),
         "MODULE": kind,
-        "SUMMARY": summary[1] if summary else "",
         "HEADER": f"[{kind}.{name}]" if kind in SEVERAL else f'[{kind}]\nuse = "{name}"',
     }
+    plugin = (TEMPLATE / kind / "plugin.py").read_text(encoding="utf-8")
+    summary = re.search(r'class \w+Options\(\w+\):\n    """(.+)"""', plugin)
+    return words | {"SUMMARY": _replace(summary[1], words) if summary else ""}
 
 
 def _replace(text: str, words: dict[str, str]) -> str:

@@ -5,8 +5,10 @@ Shape suffixes: B batch, C channels, T latent frames, H latent rows, W latent co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from safetensors.torch import load_file
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from cosmos_forge import Context, ForgeError
 from cosmos_forge.edm import LogNormal, Preconditioning
+from cosmos_forge.kinds import Evaluate, in_turn
 from cosmos_forge.types import Batch, Condition, Loss
 from new_plugin.network import Network
 from new_plugin.plugin import NewPluginOptions
@@ -30,6 +33,8 @@ class NewPlugin:
         with torch.device("meta"):  # memory comes with the weights
             self.net: nn.Module = self.fresh()
         self.blocks = [f"blocks.{index}" for index in range(options.num_blocks)]
+        # Held-out clips are judged at the mean of ln(sigma) in training, and one deviation from it.
+        self.sigmas = [math.exp(options.p_mean + options.p_std * z) for z in (-1.0, 0.0, 1.0)]
 
     def fresh(self) -> Network:
         """A network as torch initialises it."""
@@ -51,8 +56,9 @@ class NewPlugin:
             raise ForgeError(f"{self.options.weights} does not fit the network: {error}") from error
         self.net.to(context.device, context.dtype).requires_grad_(True)
 
-    def loss(self, batch: Batch, generators: Sequence[torch.Generator]) -> Loss:
-        """The squared error of x0 times 1 / c_out^2; none on given frames. Sample b draws from generators[b]."""
+    def loss(self, batch: Batch, generators: Sequence[torch.Generator], sigma: float | None = None) -> Loss:
+        """The squared error of x0 times 1 / c_out^2; none on given frames. Sample b draws from generators[b], its noise
+        level too unless `sigma` gives it."""
         o, frames = self.options, batch.latents_BCTHW.shape[2]
         levels = LogNormal(o.p_mean, o.p_std)
         draws = [
@@ -66,6 +72,7 @@ class NewPlugin:
         ]
         device = batch.latents_BCTHW.device
         sigma_B, given_B, keep_B, noise_BCTHW = (torch.stack(part).to(device) for part in zip(*draws, strict=True))
+        sigma_B = sigma_B if sigma is None else torch.full_like(sigma_B, sigma)
         clean_BCTHW = batch.latents_BCTHW.float() * self.sigma_data
         x_BCTHW = clean_BCTHW + column(sigma_B) * noise_BCTHW
         step = Denoise(self.net, self.edm, clean_BCTHW, mask(clean_BCTHW, given_B))
@@ -74,14 +81,15 @@ class NewPlugin:
         total = (self.edm.loss_weight(column(sigma_B)) * square_BCTHW).mean()
         return Loss(total, {"mse": square_BCTHW.mean().detach()})
 
-    def denoiser(self, condition: Condition, guidance: float) -> Guided:
-        """x0 = cond + guidance * (cond - uncond); 0 is off and costs one evaluation."""
+    def denoiser(self, condition: Condition, guidance: float, evaluate: Evaluate = in_turn) -> Guided:
+        """x0 = cond + guidance * (cond - uncond); 0 is off and costs one evaluation. The two go through `evaluate`, for
+        each may be another process's."""
         clean_BCTHW = condition.latents_BCTHW.float() * self.sigma_data
         given_B = torch.full((len(clean_BCTHW),), condition.given, device=clean_BCTHW.device)
         step = Denoise(self.net, self.edm, clean_BCTHW, mask(clean_BCTHW, given_B))
         text = condition.text.tokens_BLD
         negative = condition.negative_text
-        return Guided(step, text, negative.tokens_BLD if negative else torch.zeros_like(text), guidance)
+        return Guided(step, text, negative.tokens_BLD if negative else torch.zeros_like(text), guidance, evaluate)
 
 
 @dataclass(frozen=True)
@@ -110,12 +118,12 @@ class Guided:
     text_BLD: Tensor
     negative_BLD: Tensor
     guidance: float
+    evaluate: Evaluate
 
     def __call__(self, x_BCTHW: Tensor, sigma_B: Tensor) -> Tensor:
-        with_text = self.step(x_BCTHW, sigma_B, self.text_BLD)
-        if self.guidance == 0:
-            return with_text
-        return with_text + self.guidance * (with_text - self.step(x_BCTHW, sigma_B, self.negative_BLD))
+        texts = [self.text_BLD, self.negative_BLD] if self.guidance else [self.text_BLD]
+        with_text, *without = self.evaluate(*(partial(self.step, x_BCTHW, sigma_B, text) for text in texts))
+        return with_text + self.guidance * (with_text - without[0]) if without else with_text
 
     def impose(self, x_BCTHW: Tensor, sigma_B: Tensor) -> Tensor:
         """Given frames are seen without noise."""
