@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Assembly:
-    """All that training changes. parameters: those that train, by name. step: optimizer steps done. pending: losses of
-    steps that were not reported before the checkpoint."""
+    """All that training changes. parameters: those that train, by name. step: optimizer steps done. saved: what else
+    the checkpoint says that training goes on from (its `state.json`); empty where there is none."""
 
     model: Model
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     ema: PowerEMA | None
     step: int = 0
-    pending: list[dict[str, float]] = field(default_factory=list)
+    saved: dict[str, Any] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint holds, by name: `weights/`, `ema/` and `optimizer/`."""
@@ -98,4 +98,5 @@ def _resume(assembly: Assembly, folder: Path) -> None:
             step, like = torch.zeros((), device=parameter.device), torch.zeros_like(parameter)
             optimizer.state[parameter] = {"step": step, "exp_avg": like, "exp_avg_sq": like.clone()}
     checkpoint.restore(folder, assembly.tensors())
-    assembly.step, assembly.pending = saved["step"], saved["pending"]
+    del saved["tensors"]
+    assembly.step, assembly.saved = saved["step"], saved

@@ -6,21 +6,20 @@
 
 Every process writes the pieces of DTensors that it holds; what all hold alike is written once. A piece is placed by its
 offset in the whole tensor, so any number of processes can read what any other number wrote. The folder gets its name
-last. torch's own distributed checkpoint keeps its index as a pickle, which opening a shared run must not execute.
+last; `saving` is what writes it. torch's own distributed checkpoint keeps its index as a pickle, which opening a shared
+run must not execute.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -28,51 +27,67 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from cosmos_forge.files import write_json
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, Tensor], extra: Mapping[str, Any] | None = None) -> Path:
-    """Writes a checkpoint from all processes and commits it; returns its folder. extra: JSON values beside the step."""
-    rank, size = _rank_and_size()
-    final = folder / f"step-{step:09d}"
-    partial = folder / f".{final.name}.partial"
-    if rank == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    _barrier()
+def describe(tensors: Mapping[str, Tensor], rank: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What this process is to write, by name, where it is now; and its part of the index."""
     pieces: dict[str, Tensor] = {}
     index: dict[str, Any] = {}
-    file = f"rank-{rank:05d}.safetensors"
     for name, tensor in tensors.items():
         offset, local = _piece(tensor)
         mine = _writes(tensor, rank) and (local.numel() > 0 or tensor.numel() == 0)
         if mine:
-            pieces[name] = local.detach().cpu().contiguous()
+            pieces[name] = local.detach()
         index[name] = {
             "shape": list(tensor.shape),
-            "pieces": [{"file": file, "offset": list(offset), "shape": list(local.shape)}] if mine else [],
+            "pieces": [{"file": file_of(rank), "offset": list(offset), "shape": list(local.shape)}] if mine else [],
         }
-    save_file(pieces, partial / file)
-    everyone = _gather(index, size)
-    if rank == 0:
-        for other in everyone[1:]:
-            for name, entry in other.items():
-                index[name]["pieces"] += entry["pieces"]
-        write_json(partial / "state.json", {"step": step, **(extra or {}), "tensors": index})
-        _remove(final)
-        partial.rename(final)
-    _barrier()
-    return final
+    return pieces, index
+
+
+def join(indices: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The index of a checkpoint from those of its processes."""
+    first, *others = indices
+    return {
+        name: {**entry, "pieces": entry["pieces"] + [piece for other in others for piece in other[name]["pieces"]]}
+        for name, entry in first.items()
+    }
+
+
+def file_of(rank: int) -> str:
+    """The file that a process writes."""
+    return f"rank-{rank:05d}.safetensors"
+
+
+def folder_of(step: int) -> str:
+    """The name of a step's checkpoint."""
+    return f"step-{step:09d}"
+
+
+def commit(partial: Path, final: Path, state: Mapping[str, Any]) -> None:
+    """Makes a checkpoint of a folder in which every process's pieces are. state: JSON values, the step and the index
+    ("tensors") among them."""
+    write_json(partial / "state.json", state)
+    _remove(final)
+    partial.rename(final)
+
+
+def committed(folder: Path) -> list[Path]:
+    """The checkpoints there are, oldest first."""
+    return [state.parent for state in sorted(folder.glob("step-*/state.json"))]
 
 
 def latest(folder: Path) -> Path | None:
     """The newest committed checkpoint."""
-    found = sorted(folder.glob("step-*/state.json"))
-    return found[-1].parent if found else None
+    found = committed(folder)
+    return found[-1] if found else None
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints. Process 0 does it."""
-    if _rank_and_size()[0] == 0:
-        for state in sorted(folder.glob("step-*/state.json"))[:-keep]:
-            _remove(state.parent)
+    """Removes all but the newest `keep` checkpoints and the one whose step the newest one's state calls `best`."""
+    found = committed(folder)
+    best = read_state(found[-1]).get("best") if found[keep:] else None
+    for each in found[:-keep]:
+        if best is None or each.name != folder_of(best):
+            _remove(each)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -146,20 +161,3 @@ def _writes(tensor: Tensor, rank: int) -> bool:
         for index, placement in zip(where, tensor.placements, strict=True)
         if isinstance(placement, Replicate)
     )
-
-
-def _rank_and_size() -> tuple[int, int]:
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def _barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()
-
-
-def _gather(value: Any, size: int) -> list[Any]:
-    if size == 1:
-        return [value]
-    everyone: list[Any] = [None] * size
-    dist.all_gather_object(everyone, value)
-    return everyone

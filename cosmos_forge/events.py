@@ -80,7 +80,8 @@ class Step(Event):
 
     loss: what is differentiated. metrics: others by name. lr: learning rate used. grad_norm: before clipping. seconds:
     wall time a step since the last report. samples_per_second: of the global batch. data_wait: share of that time spent
-    waiting for data, 0 to 1. memory_gib: peak of this process (GPU if there is one, else resident).
+    waiting for data, 0 to 1. memory_gib: peak of this process (GPU if there is one, else resident). left_out: how many
+    steps since the last report had gradients that were not finite, and changed nothing; means are over the others.
     """
 
     step: int
@@ -93,14 +94,16 @@ class Step(Event):
     samples_per_second: float
     data_wait: float
     memory_gib: float
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
 class Saved(Event):
-    """A checkpoint at `step` was committed."""
+    """A checkpoint at `step` was committed, so many seconds after its step; training went on meanwhile."""
 
     step: int
     path: str
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

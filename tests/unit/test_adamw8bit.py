@@ -6,6 +6,7 @@ from torch import nn
 
 from cosmos_forge import checkpoint
 from cosmos_forge.adamw8bit import SMALLEST, AdamW8bit, pack, unpack
+from cosmos_forge.saving import Saver
 
 SETTINGS = {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-10, "weight_decay": 0.1}
 
@@ -99,9 +100,10 @@ def test_a_checkpoint_holds_all_of_it(tmp_path):
     (weight, _), loss = problem()
     optimizer = AdamW8bit([weight], **SETTINGS)
     train(optimizer, loss, 3)
-    folder = checkpoint.save(tmp_path, 3, {f"optimizer/{k}": v for k, v in optimizer.state[weight].items()})
+    with Saver(tmp_path, keep=1) as saver:
+        saver.save(3, {f"optimizer/{k}": v for k, v in optimizer.state[weight].items()})
     fresh = optimizer.start(weight)
-    checkpoint.restore(folder, {f"optimizer/{name}": value for name, value in fresh.items()})
+    checkpoint.restore(checkpoint.latest(tmp_path), {f"optimizer/{name}": value for name, value in fresh.items()})
     for name, value in optimizer.state[weight].items():
         assert fresh[name].dtype == value.dtype
         assert torch.equal(fresh[name].float(), value.float()), name

@@ -10,12 +10,14 @@ import torch
 
 from cosmos_forge import checkpoint
 from cosmos_forge.launch import free_port
+from cosmos_forge.saving import Saver
 
 SHARDED = """
 import os, sys, torch, torch.distributed as dist
 from pathlib import Path
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
 from cosmos_forge import checkpoint
+from cosmos_forge.saving import Saver
 dist.init_process_group("gloo")
 mesh = init_device_mesh("cpu", (dist.get_world_size(),))
 whole = {"a": torch.arange(35.0).view(7, 5), "b": torch.arange(3.0), "c": torch.tensor(4.0)}
@@ -24,7 +26,8 @@ def spread(tensor, placement):
     return tensor if placement is None else distribute_tensor(tensor, mesh, [placement])
 folder = Path(sys.argv[1])
 if sys.argv[2] == "save":
-    checkpoint.save(folder, 3, {name: spread(value, place[name]) for name, value in whole.items()})
+    with Saver(folder, keep=1) as saver:
+        saver.save(3, {name: spread(value, place[name]) for name, value in whole.items()})
 else:
     empty = {name: spread(torch.zeros_like(value), place[name]) for name, value in whole.items()}
     checkpoint.restore(checkpoint.latest(folder), empty)
@@ -34,6 +37,13 @@ else:
 dist.destroy_process_group()
 os._exit(0)  # as workers do
 """
+
+
+def save(folder, step, tensors, extra=None):
+    """A checkpoint, once it is committed."""
+    with Saver(folder, keep=10) as saver:
+        saver.save(step, tensors, extra)
+    return checkpoint.latest(folder)
 
 
 def run_processes(count, *arguments):
@@ -61,8 +71,8 @@ def test_dtypes_bits_and_state_survive(tmp_path):
         "weights/y": torch.randn(2, 2).bfloat16(),
         "optimizer/x/step": torch.tensor(7.0),
     }
-    folder = checkpoint.save(tmp_path, 12, saved, {"pending": [{"loss": 0.1}]})
-    assert checkpoint.read_state(folder)["pending"] == [{"loss": 0.1}]
+    folder = save(tmp_path, 12, saved, {"seen": [1.5]})
+    assert checkpoint.read_state(folder)["seen"] == [1.5]
     loaded = checkpoint.load(folder, "weights/")
     assert loaded.keys() == {"x", "y"}
     assert loaded["y"].dtype == torch.bfloat16
@@ -73,7 +83,7 @@ def test_dtypes_bits_and_state_survive(tmp_path):
 
 
 def test_a_half_written_checkpoint_is_never_taken(tmp_path):
-    checkpoint.save(tmp_path, 1, {"x": torch.ones(2)})
+    save(tmp_path, 1, {"x": torch.ones(2)})
     (tmp_path / ".step-000000002.partial").mkdir()
     (tmp_path / "step-000000003").mkdir()
     assert checkpoint.latest(tmp_path).name == "step-000000001"
@@ -81,12 +91,12 @@ def test_a_half_written_checkpoint_is_never_taken(tmp_path):
 
 def test_only_the_newest_are_kept(tmp_path):
     for step in (1, 2, 10):
-        checkpoint.save(tmp_path, step, {"x": torch.ones(2)})
+        save(tmp_path, step, {"x": torch.ones(2)})
     checkpoint.prune(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000002", "step-000000010"]
 
 
 def test_the_index_is_plain_json(tmp_path):
-    folder = checkpoint.save(tmp_path, 1, {"x": torch.ones(2, 3)})
+    folder = save(tmp_path, 1, {"x": torch.ones(2, 3)})
     entry = json.loads((folder / "state.json").read_text())["tensors"]["x"]
     assert entry == {"shape": [2, 3], "pieces": [{"file": "rank-00000.safetensors", "offset": [0, 0], "shape": [2, 3]}]}
