@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
 
 class DatasetOptions(Protocol):
-    """num_frames, height, width: of every clip, in pixels; of the largest, where there are several sizes."""
+    """num_frames, height, width: of every clip, in pixels; of the largest, where there are several sizes.
+
+    One whose clips lie in video files may answer for `forge data` without being built or importing torch:
+    `sources(files)` lists the files, as `types.Source`; `files` tells where a download lies, as `Context.files` does.
+    `clips(frames, height, width)` is the number of clips of a video of so many frames and that size as shown, in
+    pixels, or says why there is none. The class method `reads(folder)` gives the settings with which the dataset would
+    read a folder, None where it would not.
+    """
 
     num_frames: int
     height: int
@@ -129,7 +136,8 @@ class ModelOptions(Protocol):
     of functions of the options and a `types.Trained`, which return how to write each file or folder, by its path within
     the export's. One whose training memory is to be predicted says `activations(latent_shape, frozen)`: the
     `types.Activations` of a sample with latents of (C, T, H, W), where most weights are frozen or all train. One that
-    tells its size before it is built says `parameter_shapes()`: the shape of each parameter of its net, by name.
+    tells its size before it is built says `parameter_shapes()`, the shape of each parameter of its net by name, and
+    `blocks`, as the model does.
     """
 
     weights: str | None

@@ -41,6 +41,17 @@ class Rejected:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A file that a dataset looks at. key: its name within the dataset. caption: None where there is none. reason: why
+    it will not be used, whatever its frames are; empty where nothing is known against it."""
+
+    key: str
+    path: Path
+    caption: str | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class TextEmbedding:
     """Encoded prompts. tokens_BLD: float, zero where masked. mask_BL: bool, true on real tokens."""
 

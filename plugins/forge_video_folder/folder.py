@@ -13,6 +13,7 @@ import torch
 
 from cosmos_forge import ForgeError, Problem
 from cosmos_forge.types import Clip, Rejected
+from forge_video_folder.files import NO_MP4, NO_VIDEO, captions_alone, list_files, read_caption
 from forge_video_folder.plugin import LAYOUT, VideoFolderOptions, is_video, missing
 from forge_video_folder.reader import Unreadable, probe, read_frames
 from forge_video_folder.resize import resize
@@ -46,7 +47,7 @@ class VideoFolder:
         self.windows: list[Window] = []
         self.rejected: list[Rejected] = []
         videos = self.folder / options.videos
-        files = sorted(path for path in videos.iterdir() if not path.name.startswith("."))
+        files = list_files(videos)
         with ThreadPoolExecutor(8) as pool:
             for path, found in zip(files, pool.map(self._windows, files), strict=True):
                 if isinstance(found, str):
@@ -54,7 +55,8 @@ class VideoFolder:
                 else:
                     self.windows.extend(found)
         if options.caption is None:
-            self.rejected.extend(captions_alone(self.folder, videos))
+            alone = captions_alone(self.folder, videos)
+            self.rejected.extend(Rejected(f"metas/{path.name}", NO_VIDEO) for path in alone)
         if not self.windows:
             none = Problem(f"none of the videos in {videos} can be used", fix="see what follows")
             raise ForgeError([none, *(Problem(f"{item.key}: {item.reason}") for item in self.rejected)])
@@ -98,20 +100,17 @@ class VideoFolder:
         """The clips of a video, or why there are none."""
         options = self.options
         if not is_video(video):
-            return "only *.mp4 files are read"
+            return NO_MP4
         try:
             found = probe(video)
             height, width = picture_size(video) if options.other_sizes else options.size[1:]
             caption = options.caption or read_caption(self.folder / "metas" / f"{video.stem}.txt")
         except Unreadable as error:
             return str(error)
-        frames = len(found.times)
-        size = options.size_for(frames, height, width)
-        if size is None:
-            shortest = min(options.span(size[0]) for size in (options.size, *options.other_sizes))
-            return f"the video has {frames} frames, and a clip needs {shortest}"
-        span = options.span(size[0])
-        starts = range(0, frames - span + 1, options.start_frame_interval or span)
+        places = options.places(len(found.times), height, width)
+        if isinstance(places, str):
+            return places
+        size, starts = places
         return [Window(video, start, size, found.fps, caption) for start in starts]
 
 
@@ -119,29 +118,6 @@ def picture_size(video: Path) -> tuple[int, int]:
     """Height and width as shown: only a decoded frame tells whether the video is turned. Raises Unreadable."""
     _, height, width, _ = read_frames(video, [0]).shape
     return height, width
-
-
-def read_caption(path: Path) -> str:
-    """The whole text of the file, without space around it. Raises Unreadable."""
-    try:
-        caption = path.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        raise Unreadable(f"there is no caption metas/{path.name}; write one, or set `caption` for all videos") from None
-    except UnicodeDecodeError:
-        raise Unreadable(f"the caption metas/{path.name} is not UTF-8 text") from None
-    if not caption:
-        raise Unreadable(f"the caption metas/{path.name} is empty")
-    return caption
-
-
-def captions_alone(folder: Path, videos: Path) -> list[Rejected]:
-    """Captions without a video."""
-    stems = {path.stem for path in videos.iterdir() if is_video(path)}
-    return [
-        Rejected(f"metas/{path.name}", "there is no video of this name")
-        for path in sorted((folder / "metas").glob("*.txt"))
-        if path.stem not in stems
-    ]
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +13,7 @@ from cosmos_forge import Download, Options, Problem, hookimpl
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
+    from cosmos_forge.types import Source
 
 
 class VideoFolderOptions(Options):
@@ -75,6 +76,34 @@ class VideoFolderOptions(Options):
             return round(abs(math.log(width / height * size[1] / size[2])), 2), -size[0]
 
         return min(fitting, key=misfit, default=None)
+
+    def places(self, frames: int, height: int, width: int) -> tuple[tuple[int, int, int], range] | str:
+        """The size of the clips of a video, as shown, and the first frame of each; or why there are none."""
+        size = self.size_for(frames, height, width)
+        if size is None:
+            shortest = min(self.span(size[0]) for size in (self.size, *self.other_sizes))
+            return f"the video has {frames} frames, and a clip needs {shortest}"
+        span = self.span(size[0])
+        return size, range(0, frames - span + 1, self.start_frame_interval or span)
+
+    def clips(self, frames: int, height: int, width: int) -> int | str:
+        places = self.places(frames, height, width)
+        return places if isinstance(places, str) else len(places[1])
+
+    def sources(self, files: Callable[[Download], Path]) -> list[Source]:
+        from forge_video_folder.files import list_sources
+
+        return list_sources(self, files(self.needs()[0]) if self.path is None else Path(self.path).expanduser())
+
+    @classmethod
+    def reads(cls, folder: Path) -> dict[str, str] | None:
+        """A folder of the layout, or of videos alone, which get a caption that stands for one to be written."""
+        if not missing(folder, "videos"):
+            return {"path": str(folder)}
+        if missing(folder.parent, folder.name):
+            return None
+        captions = {} if any((folder.parent / "metas").glob("*.txt")) else {"caption": "A video."}
+        return {"path": str(folder.parent), "videos": folder.name} | captions
 
     def needs(self) -> list[Download]:
         """The videos of `repo`, and their captions unless one serves all."""
