@@ -1,6 +1,7 @@
 # Two commands on a fresh machine: `make demo` runs the main job, `make test` the tests. Each makes .venv if it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
+CONTRIB := $(wildcard plugins/contrib/*)
 
 .PHONY: demo test check clean
 
@@ -8,10 +9,10 @@ demo: .venv/ready
 	$(BIN)/forge run recipes/quickstart.toml
 
 # One thread for each of two processes: the tests' networks are too small to share out.
-test: .venv/ready
+test: .venv/contrib
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-check: .venv/ready
+check: .venv/contrib
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -20,6 +21,11 @@ check: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# Packages of their own, installed beside the core as their users would install them.
+.venv/contrib: .venv/ready $(CONTRIB:%=%/pyproject.toml)
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation $(CONTRIB:%=--editable %)
 	touch $@
 
 clean:

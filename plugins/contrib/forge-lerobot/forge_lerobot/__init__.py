@@ -1,0 +1,1 @@
+"""The dataset `lerobot`: recordings of robots in LeRobot's format."""
