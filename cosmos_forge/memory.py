@@ -1,18 +1,23 @@
-"""What training takes of a GPU's memory, predicted part by part, and what blocks must forget for it to fit.
+"""What training and sampling take of a GPU's memory, predicted part by part, and what blocks must forget for it to fit.
 
 Torch-free. Bytes throughout; GiB where people read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cosmos_forge.types import Activations
 
+if TYPE_CHECKING:
+    from cosmos_forge.plan import Plan
+
 Level = Literal["none", "attention", "block"]
+Residency = Literal["resident", "streamed", "fp8"]
 
 LEVELS: tuple[Level, ...] = ("none", "attention", "block")  # from most memory to least
 STATE_BYTES = {
@@ -105,3 +110,35 @@ def fit(blocks: int, usable: float, memory: Callable[[Sequence[Level]], Memory])
             break
         levels = following
     return levels
+
+
+def sampling_memory(plan: Plan, parts: int = 1) -> dict[Residency, Memory] | None:
+    """What denoising one video takes of a process, by where the network's weights lie; None where the model cannot
+    tell. parts: in how many its tokens are computed on."""
+    model = plan.options("model")
+    if not all(hasattr(model, each) for each in ("parameter_shapes", "blocks", "activations")):
+        return None
+    number = 2 if plan.root.precision == "bf16" else 4
+    latents = plan.options("latent_tokenizer").latent_shape(*plan.video_size())
+    working = number * model.activations(latents, frozen=True).working / parts
+    return {
+        residency: Memory(weights, working=working + whole)
+        for residency, (weights, whole) in placed(model.parameter_shapes(), model.blocks, number).items()
+    }
+
+
+def placed(
+    shapes: Mapping[str, Sequence[int]], blocks: Sequence[str], number_bytes: int
+) -> dict[Residency, tuple[float, float]]:
+    """Bytes that parameters of these shapes take on the device, and those of a matrix put together to be used, by where
+    they lie (see `residency`). blocks: names that those of a block begin with."""
+    sizes = {name: number_bytes * math.prod(shape) for name, shape in shapes.items()}
+    each = [[name for name in shapes if name.startswith(f"{block}.")] for block in blocks]
+    whole, in_blocks = sum(sizes.values()), [sum(sizes[name] for name in block) for block in each]
+    matrices = [name for block in each for name in block if len(shapes[name]) == 2]
+    saved = sum(sizes[name] - math.prod(shapes[name]) - 4 * shapes[name][0] for name in matrices)
+    return {
+        "resident": (whole, 0),
+        "streamed": (whole - sum(in_blocks) + 2 * max(in_blocks), 0),
+        "fp8": (whole - saved, max(sizes[name] for name in matrices)),
+    }

@@ -73,7 +73,7 @@ def choose_levels(plan: Plan, net: nn.Module, blocks: Sequence[str], context: Co
         )
         return ["block"] * len(blocks)
 
-    usable = USABLE * _least(_available(context.device), context)
+    usable = USABLE * least(free_memory(context.device), context)
     memory = predicted(plan, net, blocks, context)
     levels = fit(len(blocks), usable, memory)
     counts = ", ".join(f"{levels.count(level)} {level}" for level in dict.fromkeys(levels))
@@ -123,13 +123,13 @@ def _gathered(parameter: Tensor, dtype: torch.dtype) -> int:
     return parameter.numel() * (2 * dtype.itemsize + parameter.requires_grad * (dtype.itemsize + 4))
 
 
-def _available(device: torch.device) -> int:
+def free_memory(device: torch.device) -> int:
     """Bytes of the GPU that this process has or could get."""
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device)
 
 
-def _least(value: int, context: Context) -> int:
+def least(value: int, context: Context) -> int:
     """The smallest value of all processes."""
     if context.world.size == 1:
         return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from cosmos_forge.compiling import compile_blocks
 from cosmos_forge.data import generator, pad_text
 from cosmos_forge.jobs import Job
 from cosmos_forge.kinds import LatentTokenizer, Model, Sampler, in_turn
+from cosmos_forge.memory import Residency
+from cosmos_forge.residency import choose_residency, settle
 from cosmos_forge.sharing import Share
 from cosmos_forge.stages.prepare import Cache, encode_texts
 from cosmos_forge.types import Condition, Context, TextEmbedding
@@ -59,25 +62,18 @@ def sample(
     jobs: Sequence[Job],
     texts: dict[str | None, TextEmbedding],
     given: list[Tensor],
-    label: str,
+    what: str,
     share: Share,
 ) -> list[Tensor]:
-    """Latents of each job's video, on the CPU; the same in all processes of a team."""
+    """Latents of each job's video, on the CPU; the same in all processes of a team. what: these are, for the view."""
+    options, team = plan.generate, share.team
+    negative = options.negative_prompt if options.guidance else ""
+    residency = choose_residency(plan, context, share.split.context)
     if not jobs:
         return []
-    options, team = plan.generate, share.team
-    entry = plan.tables["model"]
-    model: Model = load(entry.build)(
-        entry.options.model_copy(update={"weights": str(weights) if weights else None}), context
-    )
-    model.load()
-    model.net.eval().requires_grad_(False)
-    if team and team.sequence:
-        model.net.share_sequence(team.sequence)  # type: ignore[operator]
-    compile_blocks(model.net, model.blocks, plan.root.compile, context)
+    model = _load_model(plan, context, weights, residency, share)
     sampler: Sampler = component(plan, "sampler", context)
     shape = plan.options("latent_tokenizer").latent_shape(*plan.video_size())
-    what = "videos" if label == "generated" else "videos of the base"
     steps = plan.options("sampler").steps
     latents = []
     for index, (job, known) in enumerate(zip(jobs, given, strict=True)):
@@ -87,7 +83,7 @@ def sample(
             latents_BCTHW=whole.to(context.device),
             given=known.shape[2],
             text=_on(texts[job.prompt], context),
-            negative_text=_on(texts[options.negative_prompt], context) if options.negative_prompt else None,
+            negative_text=_on(texts[negative], context) if negative else None,
             fps_B=torch.tensor([job.fps], device=context.device),
             seed=options.seed,
         )
@@ -108,6 +104,22 @@ def sample(
     del model
     _free(context)
     return latents
+
+
+def _load_model(plan: Plan, context: Context, weights: Path | str | None, residency: Residency, share: Share) -> Model:
+    """The model with these weights, ready to be sampled from. What does not stay on the device as it is, is loaded into
+    host memory first."""
+    entry = plan.tables["model"]
+    options = entry.options.model_copy(update={"weights": str(weights) if weights else None})
+    first = context if residency == "resident" else replace(context, device=torch.device("cpu"))
+    model: Model = load(entry.build)(options, first)
+    model.load()
+    model.net.eval().requires_grad_(False)
+    settle(model.net, model.blocks, residency, context.device)
+    if share.team and share.team.sequence:
+        model.net.share_sequence(share.team.sequence)  # type: ignore[operator]
+    compile_blocks(model.net, model.blocks, plan.root.compile, context)
+    return model
 
 
 def decode(plan: Plan, context: Context, latents: list[Tensor], share: Share) -> Iterator[Tensor]:

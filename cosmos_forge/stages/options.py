@@ -12,8 +12,8 @@ BAD_VIDEO = (  # the default of Cosmos inference, where --negative_prompt is not
     "The video captures a series of frames showing ugly scenes, static with no motion, motion blur, over-saturation, "
     "shaky footage, low resolution, grainy texture, pixelated images, poorly lit areas, underexposed and overexposed "
     "scenes, poor color balance, washed out colors, choppy sequences, jerky movements, low frame rate, artifacting, "
-    "color banding, unnatural transitions, outdated special effects, fake elements, unconvincing visuals, poorly edited "
-    "content, jump cuts, visual noise, and flickering. Overall, the video is of poor quality."
+    "color banding, unnatural transitions, outdated special effects, fake elements, unconvincing visuals, poorly "
+    "edited content, jump cuts, visual noise, and flickering. Overall, the video is of poor quality."
 )
 
 
@@ -70,6 +70,15 @@ class TrainOptions(Options):
     save_every: int = Field(200, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints to keep")
     log_every: int = Field(10, ge=1, description="steps between reports")
+    validate_every: int | None = Field(
+        None,
+        ge=1,
+        description="steps between judgements on held-out clips: before the first step, at these and after the last, "
+        "each with a checkpoint, of which the best is kept; default: none. The result stays the same bit by bit",
+    )
+    validate_samples: int = Field(
+        2, ge=0, description="held-out clips that each judgement continues as `generate` would, in `samples`"
+    )
 
     @model_validator(mode="after")
     def _betas_in_range(self) -> TrainOptions:
@@ -81,6 +90,9 @@ class TrainOptions(Options):
 class ExportOptions(Options):
     """Writes the trained weights as plain safetensors under the published names."""
 
+    checkpoint: Literal["newest", "best"] = Field(
+        "newest", description="best: that with the lowest held-out loss, see train.validate_every"
+    )
     weights: Literal["auto", "ema", "regular"] = Field("auto", description="auto: the averaged ones if train.ema is on")
     merge: bool = Field(True, description="also write whole weights with the method's result merged in")
     forms: list[str] = Field([], description="forms to write besides, of those that the model offers")
@@ -124,6 +136,11 @@ class GenerateOptions(Options):
     width: int | None = Field(None, ge=16, description="pixels; default: as the dataset's")
     fps: float | None = Field(None, gt=0, description="frames a second; default: the input's")
     compare_base: bool = Field(False, description="also continue held-out clips as before training, and compare")
+    memory: Literal["auto", "resident", "streamed", "fp8"] = Field(
+        "auto",
+        description="where the network's weights lie: on the GPU; in host memory, from where blocks come in time; on "
+        "the GPU in 8 bits, less exact; auto: the first of these that fits",
+    )
     processes_per_video: int | None = Field(
         None,
         ge=1,

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from cosmos_forge import Download, Options, Problem, hookimpl
 from cosmos_forge.types import Activations
 from forge_cosmos1.tokenizer_options import TokenizerOptions
-from forge_cosmos1.variants import PATCH, VARIANTS, parameter_shapes
+from forge_cosmos1.variants import PATCH, VARIANTS, count_flops, count_tokens, parameter_shapes
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
@@ -98,12 +98,27 @@ class Video2WorldOptions(Options):
         """See `kinds.ModelOptions`."""
         return VARIANTS[self.variant].num_heads
 
+    @property
+    def blocks(self) -> list[str]:
+        """See `kinds.ModelOptions`."""
+        return [f"net.blocks.block{index}" for index in range(VARIANTS[self.variant].num_blocks)]
+
     def needs(self) -> list[Download]:
         return [PUBLISHED[self.variant]] if self.weights is None and not self.fresh else []
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Of every parameter of the network, by its published name."""
         return parameter_shapes(VARIANTS[self.variant])
+
+    def tokens(self, latent_shape: tuple[int, int, int, int]) -> int:
+        """That the network makes of a sample."""
+        return count_tokens(latent_shape)
+
+    def flops(
+        self, latent_shape: tuple[int, int, int, int], max_tokens: int, frozen: bool | None = None
+    ) -> float:
+        """See `kinds.ModelOptions`."""
+        return count_flops(VARIANTS[self.variant], count_tokens(latent_shape), max_tokens, frozen)
 
     def activations(self, latent_shape: tuple[int, int, int, int], frozen: bool) -> Activations:
         """What a block keeps of a sample, counted in tensors of one token's width a token: see `test_activations.py`.

@@ -112,7 +112,7 @@ class Video2World:
         self.config = replace(VARIANTS[options.variant], rope_precision=options.rope_precision)
         with torch.device("meta"):
             self.net: nn.Module = Network(self.config)
-        self.blocks = [f"net.blocks.block{index}" for index in range(self.config.num_blocks)]
+        self.blocks = options.blocks
 
     def load(self) -> None:
         """Fills the network, in the context's dtype, on its device."""

@@ -18,7 +18,7 @@ MODEL = SimpleNamespace(activations=lambda shape, frozen: Activations(5000, 2000
 
 def chosen(tmp_path, monkeypatch, size, model=MODEL, device="cuda", choice="auto"):
     """Levels and notes for a GPU on which `size` bytes are free."""
-    monkeypatch.setattr(recompute, "_available", lambda device: size)
+    monkeypatch.setattr(recompute, "free_memory", lambda device: size)
     tables = {
         "model": model,
         "dataset": SimpleNamespace(num_frames=9, height=16, width=16),
