@@ -5,7 +5,6 @@ Each check looks at the tables that are there, so that one faulty table hides no
 
 from __future__ import annotations
 
-import mimetypes
 import os
 import re
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from cosmos_forge import machine
+from cosmos_forge import generate_checks, machine
 from cosmos_forge.errors import ForgeError, Problem, show_path
 from cosmos_forge.options import Download, nearest
 from cosmos_forge.plan import SIZES, Plan
@@ -31,7 +30,7 @@ def check(plan: Plan, recipe: Recipe, stages: tuple[str, ...]) -> list[Problem]:
     missing = list(_missing(plan, recipe, stages))
     whole = not missing and plan.tables.keys() >= {ROOT, *recipe.values, *stages}
     problems += missing
-    for part in (_train, _sizes, _export, _generate):
+    for part in (_train, _sizes, _export, generate_checks.check):
         problems += part(plan, stages)
     problems += _plugins(plan, stages, whole)
     if whole:
@@ -152,35 +151,6 @@ def _export(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
             if form not in offered:
                 what = f"the model `{plan.use('model')}` offers no form `{form}`"
                 yield plan.problem("export", "forms", what, nearest(form, offered))
-
-
-def _generate(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
-    """What a video starts from."""
-    if "generate" not in stages or "generate" not in plan.tables:
-        return
-    options = plan.generate
-    num_frames, *_ = plan.video_size()
-    if options.given_frames % 8 != 1:
-        what = f"given_frames must be 1, 9, 17, .. (8k+1), got {options.given_frames}"
-        yield plan.problem("generate", "given_frames", what, f"given_frames = {options.given_frames // 8 * 8 + 1}")
-    elif options.given_frames >= num_frames:
-        what = f"given_frames = {options.given_frames} leaves nothing to generate in a video of {num_frames} frames"
-        yield plan.problem("generate", "given_frames", what, "given_frames = 1 or 9 is usual")
-    if options.input is not None and not Path(options.input).is_file():
-        what = f"input {options.input} does not exist or is no file"
-        yield plan.problem("generate", "input", what, f"relative paths start at {Path.cwd()}")
-    elif options.input and options.given_frames > 1 and _is_picture(options.input):
-        what = f"a picture gives one frame, given_frames = {options.given_frames} asks for more"
-        yield plan.problem("generate", "given_frames", what, "given_frames = 1")
-    if options.input is None and "prepare" in plan.tables and plan.prepare.held_out == 0:
-        what = "there is nothing to continue: generate.input is not given and prepare.held_out is 0"
-        where = plan.where("prepare", "held_out") or plan.where(ROOT, "stages")
-        yield Problem(what, where, "set prepare.held_out to 1 or more, or generate.input to a video or picture")
-
-
-def _is_picture(path: str) -> bool:
-    kind, _ = mimetypes.guess_type(path, strict=False)
-    return bool(kind and kind.startswith("image/"))
 
 
 def _plugins(plan: Plan, stages: tuple[str, ...], whole: bool) -> Iterator[Problem]:

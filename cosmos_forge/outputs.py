@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from cosmos_forge import events, video
+from cosmos_forge import events, sheet, video
+from cosmos_forge.chunks import Chunks
+from cosmos_forge.errors import ForgeError
 from cosmos_forge.files import write_json
+from cosmos_forge.inputs import PICTURES, VIDEOS
 from cosmos_forge.jobs import Video
 from cosmos_forge.run import Run
 from cosmos_forge.types import Context
@@ -21,54 +24,73 @@ if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
 
 SHEET_VIDEOS = 8  # at most on the contact sheet, spread over all
+_SUFFIX = re.compile(rf"({'|'.join(map(re.escape, sorted(PICTURES | VIDEOS)))})(?=#|$)", re.IGNORECASE)
 
 
-def settings(plan: Plan, weights: str, made: Video) -> dict[str, Any]:
-    """Everything that decides what a video looks like."""
-    options, (num_frames, height, width) = plan.generate, plan.video_size()
-    return {
-        "source": dict(made.source),
-        "prompt": made.prompt,
+def settings(plan: Plan, weights: Mapping[str, Any], made: Video) -> dict[str, Any]:
+    """Everything that decides what a video looks like, as JSON knows it. A video that is there with the same settings
+    is not made again. weights: what they are called, and what tells them from others of that name."""
+    options, lengths, (_, height, width) = plan.generate, plan.lengths, plan.video_size()
+    chunks = {"chunk_frames": lengths.chunk, "overlap": lengths.overlap} if lengths.chunks > 1 else {}
+    found = {
+        "source": made.source,
+        "prompt": made.prompts if made.then else made.prompt,
         "negative_prompt": options.negative_prompt,
         "seed": options.seed,
         "guidance": options.guidance,
         "given_frames": made.given,
-        "num_frames": num_frames,
+        "num_frames": lengths.frames,
+        **chunks,
         "height": height,
         "width": width,
         "fps": made.fps,
-        "sampler": {"use": plan.use("sampler"), **plan.values("sampler")},
-        "model": {"use": plan.use("model"), **plan.values("model")},
-        "weights": weights,
+        "precision": plan.root.precision,
+        **{
+            table: {"use": plan.use(table), **plan.values(table)}
+            for table in ("sampler", "model", "latent_tokenizer", "text_encoder")
+        },
+        **weights,
     }
+    return dict(json.loads(json.dumps(found)))
 
 
-def write(run: Run, made: Video, frames_CTHW: Tensor, record: Mapping[str, Any]) -> None:
+def is_there(run: Run, made: Video, settings: Mapping[str, Any]) -> bool:
+    """Whether the video was made before, with these settings."""
+    path = file_of(run, made)
+    if not (path.exists() and path.with_suffix(".json").exists()):
+        return False
+    record = json.loads(path.with_suffix(".json").read_text())
+    return all(record.get(key) == value for key, value in settings.items())
+
+
+def write(run: Run, made: Video, frames_THWC: Iterable[np.ndarray], record: Mapping[str, Any]) -> None:
     """The MP4 and, after it, its JSON: where that stands, the video is whole."""
     path = file_of(run, made)
     path.with_suffix(".json").unlink(missing_ok=True)
-    video.write_mp4(_THWC(frames_CTHW), made.fps, path)
+    video.write_mp4(frames_THWC, made.fps, path)
     write_json(path.with_suffix(".json"), record)
 
 
 def finish(plan: Plan, run: Run, context: Context, videos: Sequence[Video]) -> None:
-    """Sums up what all processes have made. An input's video has a sheet of its own and no truth to be measured by, so
-    what held-out clips have shown stays as it was."""
-    records = [json.loads(file_of(run, each).with_suffix(".json").read_text()) for each in videos]
-    rows: list[tuple[str, np.ndarray]] = []
+    """Sums up what all processes have made. An input's videos have a sheet of their own and no truth to be measured by,
+    so what held-out clips have shown stays as it was."""
+    rows: list[sheet.Row] = []
     for each in videos[:: -(-len(videos) // SHEET_VIDEOS)]:
-        made, _ = video.read_media(file_of(run, each))
-        rows.append((f"{each.name}: generated", made))
+        rows.append(sheet.row_of_file(f"{each.name}: generated", file_of(run, each), each.given))
         if each.truth is not None:
-            rows.append((f"{each.name}: truth", _THWC(each.truth())))
-    held_out = plan.generate.input is None
-    sheet = run.videos / "contact-sheet.png" if held_out else file_of(run, videos[0]).with_suffix(".png")
-    video.contact_sheet(rows, sheet, given=plan.generate.given_frames)
-    run.leave("videos", run.videos)
-    run.leave("contact sheet", sheet)
-    if not held_out:
+            rows.append(sheet.row(f"{each.name}: truth", THWC(each.truth()), each.given))
+    if plan.generate.input is not None:
+        picture = run.videos / f"{file_name(Path(plan.generate.input).resolve().name)}.png"
+        sheet.contact_sheet(rows, picture)
+        whole = len(videos) == 1
+        run.leave(*(("video", file_of(run, videos[0])) if whole else ("videos", run.videos)))
+        run.leave("contact sheet", picture)
         return
+    sheet.contact_sheet(rows, run.videos / "contact-sheet.png")
+    run.leave("videos", run.videos)
+    run.leave("contact sheet", run.videos / "contact-sheet.png")
 
+    records = [json.loads(file_of(run, each).with_suffix(".json").read_text()) for each in videos]
     metrics: dict[str, Any] = {
         name: float(np.mean([record["metrics"][name] for record in records])) for name in records[0]["metrics"]
     }
@@ -80,11 +102,31 @@ def finish(plan: Plan, run: Run, context: Context, videos: Sequence[Video]) -> N
     context.emit(events.Measured(metrics))
 
 
+def chunks_of(plan: Plan, run: Run, made: Video, settings: Mapping[str, Any]) -> Chunks:
+    """Where a long video lies until it is whole."""
+    return Chunks(run.folder / "chunks" / file_name(made.name), plan.lengths, settings)
+
+
+def check_names(videos: Sequence[Video]) -> None:
+    """Raises ForgeError where two would be written to one file."""
+    names: dict[str, str] = {}
+    for each in videos:
+        other = names.setdefault(file_name(each.name), each.name)
+        if other != each.name:
+            what = f"{other} and {each.name} would both become {file_name(each.name)}.mp4"
+            raise ForgeError(what, "rename one of them")
+
+
 def file_of(run: Run, made: Video) -> Path:
-    """The MP4, named without what file systems dislike."""
-    name = re.sub(r"[^\w.-]+", "-", re.sub(r"\.\w{2,4}(?=#|$)", "", made.name)).strip("-")
-    return run.videos / f"{name}.mp4"
+    """The MP4."""
+    return run.videos / f"{file_name(made.name)}.mp4"
 
 
-def _THWC(frames_CTHW: Tensor) -> np.ndarray:
+def file_name(key: str) -> str:
+    """A key without what file systems dislike."""
+    return re.sub(r"[^\w.-]+", "-", _SUFFIX.sub("", key)).strip("-")
+
+
+def THWC(frames_CTHW: Tensor) -> np.ndarray:
+    """The same frames as files know them."""
     return frames_CTHW.permute(1, 2, 3, 0).contiguous().numpy()

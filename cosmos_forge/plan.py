@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, cast
 from cosmos_forge import machine
 from cosmos_forge.errors import ForgeError, Problem, Where
 from cosmos_forge.joined import place as launcher_place
+from cosmos_forge.lengths import Lengths
 from cosmos_forge.options import Download, Options
 from cosmos_forge.plugins import Plugins, load_plugins
 from cosmos_forge.recipe import COMMAND_LINE, ROOT, Origins, Recipe, read_recipe, toml_value
@@ -152,14 +154,22 @@ class Plan:
         run = weights.removeprefix("run:")
         return Path(weights) if run == weights else self.runs / run / "export" / "model.safetensors"
 
+    @property
+    def lengths(self) -> Lengths:
+        """Frames of a video to generate, and of what is made of it in one go."""
+        options, (usual, *_) = self.generate, self._usual_size()
+        chunk = min(options.chunk_frames or usual, options.num_frames or sys.maxsize)
+        return Lengths(options.num_frames or chunk, chunk, options.overlap)
+
     def video_size(self) -> tuple[int, int, int]:
-        """Frames, height and width in pixels of a video to generate: as asked for, else as the dataset's, else as
-        published."""
+        """Frames, height and width in pixels of what is generated in one go: as asked for, else as the dataset's, else
+        as published."""
+        _, height, width = self._usual_size()
+        return self.lengths.chunk, self.generate.height or height, self.generate.width or width
+
+    def _usual_size(self) -> tuple[int, ...]:
         dataset = self.tables["dataset"].options if "dataset" in self.tables else None
-        frames, height, width = (
-            getattr(self.generate, size) or getattr(dataset, size, published) for size, published in SIZES.items()
-        )
-        return frames, height, width
+        return tuple(getattr(dataset, size, published) for size, published in SIZES.items())
 
     def downloads(self) -> list[Download]:
         """What the components need, each once."""

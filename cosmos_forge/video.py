@@ -1,41 +1,44 @@
-"""Videos and pictures as files: write one, read one, lay many out on a sheet. Frames are THWC, uint8 RGB, 0 to 255."""
+"""Videos and pictures as files, written and read. Frames are HWC (a video's THWC), uint8 RGB, 0 to 255."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.files import atomic
+from cosmos_forge.inputs import PICTURES
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 PICTURE_FPS = 24.0  # of a video that continues a picture, unless it is told
 BT709 = 1  # of ITU-T H.273: primaries, transfer and matrix of HD video
 
-# The contact sheet, in pixels.
-SHEET_WIDTH, MARGIN, GAP, GROUP_GAP = 1200, 24, 6, 14
-LABELS = 184  # width of the column of labels
-NUMBERS = 18  # height of the frame numbers above a row
-LINE = 20
-COLUMNS = 9
-CELL = (SHEET_WIDTH - 2 * MARGIN - LABELS - (COLUMNS - 1) * GAP) // COLUMNS
-PAPER, INK, FAINT, ACCENT = "#ffffff", "#1f2328", "#6e7781", "#0a7d5a"
-SMALL, LARGE = ImageFont.load_default(12), ImageFont.load_default(14)
+
+@dataclass(frozen=True)
+class Media:
+    """Frames of a picture or video, its height and width in pixels as shown, and frames a second."""
+
+    frames: int
+    height: int
+    width: int
+    fps: float
 
 
-def write_mp4(frames_THWC: np.ndarray, fps: float, path: Path) -> None:
-    """H.264 in yuv420p with BT.709 colours, as every browser plays it; whole or not there.
+def write_mp4(frames_THWC: Iterable[np.ndarray], fps: float, path: Path) -> None:
+    """H.264 in yuv420p with BT.709 colours, as every browser plays it; whole or not there. Takes one frame at a time.
 
     Raises ForgeError for odd heights and widths, which yuv420p cannot hold, and ValueError for what is no video.
     """
-    if frames_THWC.dtype != np.uint8 or frames_THWC.ndim != 4 or frames_THWC.shape[3] != 3 or not len(frames_THWC):
-        raise ValueError(f"expected frames THWC, uint8 RGB, got {frames_THWC.dtype} {frames_THWC.shape}")
-    height, width = frames_THWC.shape[1:3]
+    frames, height, width = _checked(frames_THWC)
     if height % 2 or width % 2:
         raise ForgeError(f"{show_path(path)}: H.264 needs even sizes, got {height}x{width}", "choose an even size")
     with atomic(path) as temporary, av.open(str(temporary), "w", options={"movflags": "faststart"}) as container:
@@ -44,23 +47,93 @@ def write_mp4(frames_THWC: np.ndarray, fps: float, path: Path) -> None:
         codec = stream.codec_context
         codec.colorspace = codec.color_primaries = codec.color_trc = BT709
         codec.color_range = 1  # 16 to 235, the usual one
-        for frame in frames_THWC:
+        for frame in frames:
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             container.mux(stream.encode(picture.reformat(format="yuv420p", dst_colorspace="ITU709")))
         container.mux(stream.encode())
 
 
-def read_media(path: Path) -> tuple[np.ndarray, float]:
-    """The frames of a video, or of a picture as one frame, upright, and frames a second (24 for a picture).
+def write_lossless(frames_THWC: Iterable[np.ndarray], fps: float, path: Path) -> None:
+    """FFV1 in RGB, in Matroska (.mkv): what is read is what was written. Whole or not there. Raises as `write_mp4`."""
+    frames, height, width = _checked(frames_THWC)
+    with atomic(path) as temporary, av.open(str(temporary), "w") as container:
+        stream = container.add_stream("ffv1", rate=Fraction(fps).limit_denominator(1001))
+        stream.height, stream.width, stream.pix_fmt = height, width, "bgr0"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def probe(path: Path) -> Media:
+    """What a picture or video holds; decodes its first frame and no other. Raises as `read_last`."""
+    if _is_picture(path):
+        height, width, _ = _read_picture(path).shape
+        return Media(1, height, width, PICTURE_FPS)
+    with _opened(path) as (container, stream):
+        first = next(container.decode(stream), None)
+        if first is None:
+            raise ForgeError(f"there is no frame in {show_path(path)}", "copy or encode it again")
+        height, width, _ = _upright(first).shape
+        fps = float(stream.average_rate or PICTURE_FPS)
+        return Media(stream.frames or count_frames(path), height, width, fps)
+
+
+def count_frames(path: Path) -> int:
+    """Frames of a video, without decoding them."""
+    with _opened(path) as (container, stream):
+        return sum(bool(packet.size) for packet in container.demux(stream))
+
+
+def read_frames(path: Path) -> Iterator[np.ndarray]:
+    """The frames of a video, one at a time."""
+    with _opened(path) as (container, stream):
+        yield from map(_upright, container.decode(stream))
+
+
+def read_last(path: Path, count: int) -> np.ndarray:
+    """The last `count` frames of a video, or all it has, or the one of a picture, upright. Decodes no more than
+    it must: from the last keyframe before them.
 
     Raises ForgeError where there is no such file, it is neither, or a part of it is missing.
     """
+    if _is_picture(path):
+        return _read_picture(path)[None]
+    with _opened(path) as (container, stream):
+        packets: list[tuple[int | None, bool]] = []
+        for packet in container.demux(stream):
+            if packet.is_corrupt:
+                break
+            packets += [(packet.pts, packet.is_keyframe)] if packet.size else []
+        if packet.is_corrupt or len(packets) < stream.frames or not packets:
+            raise ForgeError(f"{show_path(path)} is cut short after {len(packets)} frames", "copy or encode it again")
+        wanted = min(count, len(packets))
+        times = sorted(pts for pts, _ in packets if pts is not None)
+        keys = [pts for pts, key in packets if key and pts is not None and pts <= times[-wanted]] if times else []
+        last = _decode(container, stream, max(keys), wanted) if keys and len(times) == len(packets) else []
+    if len(last) < wanted:  # no times, or frames that the file says are not to be shown
+        last = list(deque(read_frames(path), wanted))
+    return np.stack(last)
+
+
+def _decode(container: Any, stream: Any, start: int, count: int) -> list[np.ndarray]:
+    """The last `count` frames, decoded from the keyframe at the time `start`; fewer where it cannot be gone to."""
+    container.seek(start, stream=stream)
+    last: deque[Any] = deque(container.decode(stream), count)
+    return [_upright(frame) for frame in last]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """A video's container and its stream; FFmpeg's errors become a ForgeError."""
     if not path.is_file():
         raise ForgeError(f"there is no file {show_path(path)}", "name a video (such as .mp4) or a picture (.png, .jpg)")
-    if path.suffix.lower() in PICTURES:
-        return _read_picture(path)[None], PICTURE_FPS
     try:
-        return _read_video(path)
+        with av.open(str(path)) as container:
+            stream = container.streams.best("video")
+            if stream is None:
+                raise ForgeError(f"there is no video in {show_path(path)}", "name a video or a picture")
+            stream.thread_type = "AUTO"
+            yield container, stream
     except (av.error.FFmpegError, OSError) as error:
         raise ForgeError(
             f"{show_path(path)} cannot be read as a video: {error.strerror}",
@@ -68,79 +141,33 @@ def read_media(path: Path) -> tuple[np.ndarray, float]:
         ) from error
 
 
-def _read_video(path: Path) -> tuple[np.ndarray, float]:
-    frames: list[np.ndarray] = []
-    packets = 0
-    with av.open(str(path)) as container:
-        stream = container.streams.best("video")
-        if stream is None:
-            raise ForgeError(f"there is no video in {show_path(path)}", "name a video or a picture")
-        for packet in container.demux(stream):
-            if packet.is_corrupt:
-                break
-            packets += bool(packet.size)
-            frames += [np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90) for frame in packet.decode()]
-        if packet.is_corrupt or packets < stream.frames or not frames:
-            raise ForgeError(f"{show_path(path)} is cut short after {packets} frames", "copy or encode it again")
-        return np.stack(frames), float(stream.average_rate or PICTURE_FPS)
+def _upright(frame: Any) -> np.ndarray:
+    """HWC, turned as its camera says."""
+    return np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+
+
+def _checked(frames_THWC: Iterable[np.ndarray]) -> tuple[Iterator[np.ndarray], int, int]:
+    """The frames again, and height and width of the first."""
+    frames = iter(frames_THWC)
+    first = next(frames, None)
+    if first is None or first.dtype != np.uint8 or first.ndim != 3 or first.shape[2] != 3:
+        got = "none" if first is None else f"{first.dtype} {first.shape}"
+        raise ValueError(f"expected frames HWC, uint8 RGB, got {got}")
+    return chain([first], frames), *first.shape[:2]
+
+
+def _is_picture(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in PICTURES
 
 
 def _read_picture(path: Path) -> np.ndarray:
-    """HWC, turned as its camera says."""
+    """HWC, turned as its camera says; what is transparent becomes white, as in Cosmos inference."""
     try:
-        with Image.open(path) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+        with Image.open(path) as file:
+            picture = ImageOps.exif_transpose(file)
+            if picture.has_transparency_data:
+                picture = picture.convert("RGBA")
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+            return np.asarray(picture.convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
         raise ForgeError(f"{show_path(path)} cannot be read as a picture: {error}", "save it again as PNG") from error
-
-
-def contact_sheet(rows: Sequence[tuple[str, np.ndarray]], path: Path, given: int = 0) -> None:
-    """A PNG, 1200 pixels wide: one row a video, its label on the left, up to nine frames with their numbers (from 0).
-
-    rows: label and frames; what a label says before its last ": " groups the rows and is written once. given: how many
-    frames at the beginning were given to the model; they get a coloured border.
-    """
-    strips = [_strip(frames_THWC, given) for _, frames_THWC in rows]
-    names = [label.rpartition(": ") for label, _ in rows]
-    height = MARGIN + sum(strip.height + GAP for strip in strips) + GROUP_GAP * len(rows) + MARGIN
-    sheet = Image.new("RGB", (SHEET_WIDTH, height), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    y, group = MARGIN, None
-    for strip, (name, _, kind) in zip(strips, names, strict=True):
-        y += GROUP_GAP if group not in (None, name) else 0
-        line = y + NUMBERS
-        if name and name != group:
-            _write(draw, line, name, INK)
-            line += LINE
-        _write(draw, line, kind, FAINT if name else INK)
-        sheet.paste(strip, (MARGIN + LABELS, y))
-        y, group = y + strip.height + GAP, name
-    if given:
-        draw.text((MARGIN + LABELS, y), f"bordered: the {given} given frames", ACCENT, SMALL)
-    with atomic(path) as temporary:
-        sheet.crop((0, 0, SHEET_WIDTH, y + MARGIN)).save(temporary)
-
-
-def _strip(frames_THWC: np.ndarray, given: int) -> Image.Image:
-    """Frames spread evenly over the video, side by side, each below its number."""
-    total, height, width = frames_THWC.shape[:3]
-    cell_height = max(1, round(CELL * height / width))
-    strip = Image.new("RGB", (SHEET_WIDTH - MARGIN - LABELS, NUMBERS + cell_height), PAPER)
-    draw = ImageDraw.Draw(strip)
-    chosen = np.unique(np.linspace(0, total - 1, COLUMNS).round().astype(int))
-    for column, number in enumerate(chosen.tolist()):
-        x = column * (CELL + GAP)
-        picture = Image.fromarray(np.ascontiguousarray(frames_THWC[number]))
-        strip.paste(picture.resize((CELL, cell_height), Image.Resampling.LANCZOS), (x, NUMBERS))
-        is_given = number < given
-        draw.text((x, 1), str(number), ACCENT if is_given else FAINT, SMALL)
-        if is_given:
-            draw.rectangle((x, NUMBERS, x + CELL - 1, NUMBERS + cell_height - 1), outline=ACCENT, width=2)
-    return strip
-
-
-def _write(draw: ImageDraw.ImageDraw, y: int, text: str, colour: str) -> None:
-    """A line in the column of labels, cut to fit."""
-    while draw.textlength(text, LARGE) > LABELS - GAP:
-        text = text.rstrip("…")[:-1] + "…"
-    draw.text((MARGIN, y), text, colour, LARGE)

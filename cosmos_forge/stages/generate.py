@@ -1,19 +1,19 @@
-"""generate: continues held-out clips, or a video or picture of the user's, and measures how good that is."""
+"""generate: continues held-out clips, or videos and pictures of the user's, and measures how good that is."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
-from cosmos_forge import outputs
+from cosmos_forge import events, outputs
 from cosmos_forge.errors import ForgeError, show_path
-from cosmos_forge.jobs import Job, find_videos
-from cosmos_forge.judge import judge
+from cosmos_forge.jobs import find_videos
 from cosmos_forge.kinds import Parallelism
+from cosmos_forge.making import Making
 from cosmos_forge.run import Run
-from cosmos_forge.sampling import decode, embed_texts, encode_given, sample
+from cosmos_forge.sampling import embed_texts
 from cosmos_forge.sharing import share_videos
 from cosmos_forge.types import Context
 
@@ -24,29 +24,27 @@ if TYPE_CHECKING:
 def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> None:
     """Leaves `videos/` with an MP4 and a JSON of its settings each, a contact sheet, and `metrics.json`.
 
-    Text encoder, tokenizer and model are never in memory together. Each team of processes makes every n-th video.
+    Text encoder, tokenizer and model are never in memory together. Each team of processes makes every n-th video. What
+    is there already, made with the same settings, stays.
     """
-    options, world = plan.generate, context.world
-    trained = trained_weights(plan, run)
+    world, options = context.world, plan.generate
+    weights = trained_weights(plan, run) or plan.options("model").weights
     videos = find_videos(plan, run, context)
-    share = share_videos(plan, context, parallelism, len(videos))
-    mine = share.mine(videos)
-    jobs = [Job(each.name, each.prompt, each.fps, each.given, each.read) for each in mine]
-    written = mine if share.leads else []
-    texts = embed_texts(plan, context, [each.prompt for each in videos], options.negative_prompt)
-    given = encode_given(plan, context, jobs, share)
-
-    metrics: list[dict[str, float]] = [{} for _ in written]
-    if options.compare_base:
-        latents = sample(plan, context, plan.options("model").weights, jobs, texts, given, "base", share)
-        for each, measured, frames in zip(written, metrics, decode(plan, context, latents, share), strict=True):
-            if found := judge(each, frames):
-                measured["psnr_base_db"] = found["psnr_db"]
-    latents = sample(plan, context, trained or plan.options("model").weights, jobs, texts, given, "generated", share)
-    weights = str(trained or plan.options("model").weights or "fresh")
-    for each, measured, frames in zip(written, metrics, decode(plan, context, latents, share), strict=True):
-        record = {**outputs.settings(plan, weights, each), "safety": {}, "metrics": judge(each, frames) | measured}
-        outputs.write(run, each, frames, record)
+    outputs.check_names(videos)
+    settings = {each.name: outputs.settings(plan, identity(weights), each) for each in videos}
+    todo = [each for each in videos if not outputs.is_there(run, each, settings[each.name])]
+    if there := len(videos) - len(todo):
+        context.emit(events.Note(f"{there} of {len(videos)} videos are there, made with the same settings"))
+    if todo:
+        share = share_videos(plan, context, parallelism, len(todo))
+        chunks = {each.name: outputs.chunks_of(plan, run, each, settings[each.name]) for each in todo}
+        begun = {name: each.done() for name, each in chunks.items()}
+        # All processes meet in here, so each has seen what is there before another writes.
+        prompts = [prompt for each in todo for prompt in each.prompts]
+        texts = embed_texts(plan, context, prompts, options.negative_prompt if options.guidance else None)
+        making = Making(plan, run, context, share, weights, texts, settings, chunks, begun)
+        make = making.in_chunks if plan.lengths.chunks > 1 else making.in_one_go
+        make(share.mine(todo))
     if world.size > 1:
         dist.barrier()
     if world.rank == 0:
@@ -61,3 +59,11 @@ def trained_weights(plan: Plan, run: Run) -> Path | None:
     if "train" in plan.tables:
         raise ForgeError(f"{show_path(path)} is missing", "run `train` and `export` first; export.merge must be true")
     return None
+
+
+def identity(weights: Path | str | None) -> dict[str, Any]:
+    """What weights are called, and what tells them from others that were called so."""
+    path = Path(weights or "")
+    files = sorted(path.rglob("*")) if path.is_dir() and weights else [path]
+    stamps = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    return {"weights": str(weights or "published or fresh"), "weights_files": stamps}

@@ -204,12 +204,10 @@ def test_all_problems_come_at_once_in_the_recipes_order(problems_of):
     ]
 
 
-def test_a_picture_gives_one_frame(plan_of, problems_of, workplace):
+def test_a_picture_may_be_continued_though_videos_give_more_frames(plan_of, workplace):
     (workplace / "a.png").write_bytes(b"")
-    (problem,) = problems_of(overrides=["generate.input=a.png"])
-    assert "a picture gives one frame" in problem.what and problem.fix == "given_frames = 1"
-    plan = plan_of(overrides=["generate.input=a.png", "generate.given_frames=1", "prepare.held_out=0"])
-    assert plan.generate.input == "a.png"
+    plan = plan_of(overrides=["generate.input=a.png", "prepare.held_out=0"])
+    assert (plan.generate.input, plan.generate.given_frames) == ("a.png", 9)
 
 
 def test_a_video_without_a_dataset_is_of_the_published_size(plan_of, workplace):

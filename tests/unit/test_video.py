@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosmos_forge import ForgeError
-from cosmos_forge.video import contact_sheet, read_media, write_mp4
+from cosmos_forge import ForgeError, video
+from cosmos_forge.sheet import contact_sheet, row, row_of_file
+from cosmos_forge.video import Media, count_frames, probe, read_frames, read_last, write_lossless, write_mp4
 
 
 def waves(frames: int = 9, height: int = 48, width: int = 64) -> np.ndarray:
@@ -23,10 +24,43 @@ def waves(frames: int = 9, height: int = 48, width: int = 64) -> np.ndarray:
 def test_a_video_comes_back(tmp_path, fps):
     frames = waves()
     write_mp4(frames, fps, tmp_path / "a.mp4")
-    again, again_fps = read_media(tmp_path / "a.mp4")
+    again = np.stack(list(read_frames(tmp_path / "a.mp4")))
     assert again.shape == frames.shape and again.dtype == np.uint8
     assert np.abs(again.astype(int) - frames).mean() < 4
-    assert again_fps == pytest.approx(fps)
+    assert probe(tmp_path / "a.mp4") == Media(9, 48, 64, pytest.approx(fps))
+
+
+def test_a_lossless_video_comes_back_to_the_bit(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (5, 48, 80, 3), dtype=np.uint8)
+    write_lossless(iter(noise), 12.5, tmp_path / "a.mkv")
+    np.testing.assert_array_equal(np.stack(list(read_frames(tmp_path / "a.mkv"))), noise)
+    np.testing.assert_array_equal(read_last(tmp_path / "a.mkv", 2), noise[-2:])
+
+
+@pytest.mark.parametrize("settings", ["keyint=8:bframes=3", "keyint=250", "open-gop=1:keyint=7:bframes=3", "keyint=1"])
+@pytest.mark.parametrize("kind", ["mp4", "mkv", "ts"])
+def test_the_last_frames_are_those_of_the_whole_video(tmp_path, settings, kind, monkeypatch):
+    path = tmp_path / f"a.{kind}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24, options={"x264-params": settings})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for frame in waves(41):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    whole = list(read_frames(path))
+    assert count_frames(path) == probe(path).frames == len(whole) == 41
+    for count in (1, 9, 17):
+        np.testing.assert_array_equal(read_last(path, count), whole[-count:])
+    assert len(read_last(path, 60)) == 41
+
+
+def test_of_a_long_video_only_the_end_is_decoded(tmp_path, monkeypatch):
+    write_mp4(waves(600, 16, 16), 24, tmp_path / "a.mp4")
+    decoded = []
+    upright = video._upright
+    monkeypatch.setattr(video, "_upright", lambda frame: decoded.append(frame) or upright(frame))
+    assert len(read_last(tmp_path / "a.mp4", 9)) == 9
+    assert len(decoded) == 9
 
 
 def test_browsers_can_play_it(tmp_path):
@@ -67,9 +101,16 @@ def test_a_picture_is_one_frame_turned_as_its_camera_says(tmp_path):
     exif = picture.getexif()
     exif[0x0112] = 6  # the top of the scene is at the right: turn it a quarter clockwise
     picture.save(tmp_path / "a.png", exif=exif)
-    frames, fps = read_media(tmp_path / "a.png")
-    assert fps == 24.0
-    np.testing.assert_array_equal(frames, np.rot90(frame, -1)[None])
+    assert probe(tmp_path / "a.png") == Media(1, 64, 48, 24.0)
+    np.testing.assert_array_equal(read_last(tmp_path / "a.png", 9), np.rot90(frame, -1)[None])
+
+
+def test_what_is_transparent_becomes_white(tmp_path):
+    picture = Image.new("RGBA", (4, 2), (200, 0, 0, 0))
+    picture.putpixel((1, 1), (200, 0, 0, 255))
+    picture.save(tmp_path / "a.png")
+    frame = read_last(tmp_path / "a.png", 1)[0]
+    assert frame[1, 1].tolist() == [200, 0, 0] and frame[0, 0].tolist() == [255, 255, 255]
 
 
 def test_what_cannot_be_read_says_why(tmp_path):
@@ -83,14 +124,14 @@ def test_what_cannot_be_read_says_why(tmp_path):
     for name, (data, words) in files.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(ForgeError, match=words) as error:
-            read_media(tmp_path / name)
+            read_last(tmp_path / name, 9)
         assert name in str(error.value) and "fix:" in str(error.value)
     with pytest.raises(ForgeError, match="there is no file"):
-        read_media(tmp_path / "missing.mp4")
+        read_last(tmp_path / "missing.mp4", 1)
 
 
 def sheet(tmp_path: Path, rows, given: int = 0) -> np.ndarray:
-    contact_sheet(rows, tmp_path / "sheet.png", given)
+    contact_sheet([row(label, frames, given) for label, frames in rows], tmp_path / "sheet.png")
     return np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)
 
 
@@ -113,6 +154,13 @@ def test_a_short_video_shows_each_frame_once(tmp_path):
     picture = sheet(tmp_path, [("a", plain((200, 0, 0), frames=3))])
     columns = (picture == (200, 0, 0)).all(axis=2).any(axis=0).astype(int)
     assert (np.diff(columns) == 1).sum() == 3
+
+
+def test_a_file_is_shown_as_the_video_in_memory(tmp_path):
+    write_lossless(waves(30), 24, tmp_path / "a.mkv")
+    one, other = row_of_file("a", tmp_path / "a.mkv", 9), row("a", waves(30), 9)
+    assert (one.label, one.numbers, one.given) == (other.label, other.numbers, other.given)
+    np.testing.assert_array_equal(one.frames_THWC, other.frames_THWC)
 
 
 def test_given_frames_are_marked(tmp_path):
