@@ -14,6 +14,7 @@ from cosmos_forge.adamw8bit import AdamW8bit
 from cosmos_forge.compiling import compile_blocks
 from cosmos_forge.ema import PowerEMA
 from cosmos_forge.kinds import Method, Model, Parallelism
+from cosmos_forge.loading import load_model
 from cosmos_forge.recompute import choose_levels, recompute_blocks
 from cosmos_forge.worker import component
 
@@ -50,10 +51,9 @@ class Assembly:
 def assemble(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Assembly:
     """Load, adapt, compile, parallelise, recompute, optimizer, average, resume: in this order."""
     options = plan.train
-    model: Model = component(plan, "model", context)
+    model = load_model(plan, context, plan.options("model").weights)
     method: Method = component(plan, "method", context)
 
-    model.load()
     context.emit(events.Note(method.adapt(model.net)))
     parameters = method.trainable(model.net)
     for parameter in parameters.values():

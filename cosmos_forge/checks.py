@@ -19,6 +19,7 @@ from cosmos_forge.plan import SIZES, Plan
 from cosmos_forge.recipe import ROOT, Recipe
 from cosmos_forge.stages import STAGES
 from cosmos_forge.tables import TABLES, Table, kind_of
+from cosmos_forge.trained import check as weights_of_runs
 
 SPARE_GB = 1.0  # for logs, events and videos
 
@@ -32,6 +33,7 @@ def check(plan: Plan, recipe: Recipe, stages: tuple[str, ...]) -> list[Problem]:
     problems += missing
     for part in (_train, _sizes, _export, generate_checks.check):
         problems += part(plan, stages)
+    problems += weights_of_runs(plan, stages)
     problems += _plugins(plan, stages, whole)
     if whole:
         problems += _downloads(plan, stages)

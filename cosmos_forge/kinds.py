@@ -129,7 +129,9 @@ def in_turn(*branches: Callable[[], Tensor]) -> Sequence[Tensor]:
 
 
 class ModelOptions(Protocol):
-    """weights: what to start from, as `Context.resolve` takes it; None for the component's own default.
+    """weights: what to start from, as `Context.resolve` takes it; None for the component's own default. A checkpoint
+    is put together from what its run began from, so the core asks for that with `weights` and, where the class says
+    `beginning`, the names of all fields that tell how it is read, with these as they are in that run.
 
     A model whose network offers `share_sequence` also says `heads`, the number of its self-attentions' heads. One that
     can write what was trained in forms of its own says `forms`: by the name that `export.forms` takes, import strings

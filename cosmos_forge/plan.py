@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from cosmos_forge import machine
+from cosmos_forge import machine, trained
 from cosmos_forge.errors import ForgeError, Problem, Where
 from cosmos_forge.joined import place as launcher_place
 from cosmos_forge.lengths import Lengths
@@ -150,9 +150,12 @@ class Plan:
 
     def resolve(self, weights: str) -> Path:
         """The file behind what a recipe calls weights: "run:NAME" is what that run exported, all else is a path
-        relative to the working directory."""
-        run = weights.removeprefix("run:")
-        return Path(weights) if run == weights else self.runs / run / "export" / "model.safetensors"
+        relative to the working directory. Raises ForgeError for those of a checkpoint, which lie in no file."""
+        return trained.exported(self, weights)
+
+    def of_run(self, weights: str) -> bool:
+        """Whether weights come out of a run; the plan itself checks that those of a model are there and fit."""
+        return trained.is_reference(weights)
 
     @property
     def lengths(self) -> Lengths:

@@ -17,12 +17,13 @@ from cosmos_forge.compiling import compile_blocks
 from cosmos_forge.data import generator, pad_text
 from cosmos_forge.jobs import Job
 from cosmos_forge.kinds import LatentTokenizer, Model, Sampler, in_turn
+from cosmos_forge.loading import load_model
 from cosmos_forge.memory import Residency
 from cosmos_forge.residency import choose_residency, settle
 from cosmos_forge.sharing import Share
 from cosmos_forge.stages.prepare import Cache, encode_texts
 from cosmos_forge.types import Condition, Context, TextEmbedding
-from cosmos_forge.worker import component, load
+from cosmos_forge.worker import component
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
@@ -109,11 +110,8 @@ def sample(
 def _load_model(plan: Plan, context: Context, weights: Path | str | None, residency: Residency, share: Share) -> Model:
     """The model with these weights, ready to be sampled from. What does not stay on the device as it is, is loaded into
     host memory first."""
-    entry = plan.tables["model"]
-    options = entry.options.model_copy(update={"weights": str(weights) if weights else None})
     first = context if residency == "resident" else replace(context, device=torch.device("cpu"))
-    model: Model = load(entry.build)(options, first)
-    model.load()
+    model = load_model(plan, first, str(weights) if weights else None)
     model.net.eval().requires_grad_(False)
     settle(model.net, model.blocks, residency, context.device)
     if share.team and share.team.sequence:

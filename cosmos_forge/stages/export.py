@@ -13,7 +13,8 @@ from torch import Tensor
 from cosmos_forge import checkpoint, events
 from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.files import atomic, write_text
-from cosmos_forge.kinds import Method, Model
+from cosmos_forge.kinds import Method
+from cosmos_forge.loading import load_model
 from cosmos_forge.run import Run
 from cosmos_forge.types import Context, Result, Trained
 from cosmos_forge.worker import component, load
@@ -34,8 +35,7 @@ def run(plan: Plan, run: Run, context: Context) -> None:
     context.emit(events.Note(f"{kept} weights of step {step}"))
 
     method: Method = component(plan, "method", context)
-    model: Model = component(plan, "model", context)
-    model.load()
+    model = load_model(plan, context, plan.options("model").weights)
     base = {name: tensor.cpu() for name, tensor in model.net.state_dict().items()}
     method.adapt(model.net)
     results = _results(method, newest, ["regular", "ema"] if plan.export.forms else [kept])

@@ -31,14 +31,16 @@ class Video2WorldOptions(Options):
         "predict1": "forge_cosmos1.weights_export:predict1",
         "diffusers": "forge_cosmos1.weights_export:diffusers",
     }
+    beginning: ClassVar[tuple[str, ...]] = ("weights", "averaged", "lora_scale", "allow_missing")
 
     variant: Literal["7b-video2world", "14b-video2world", "tiny"] = Field(
         "7b-video2world", description="size of the network; tiny has no published weights and trains on a CPU"
     )
     weights: str | None = Field(
         None,
-        description="file or folder, run:NAME for what a run exported, or fresh to start from nothing; default: the "
-        "published ones (nvidia/Cosmos-Predict1-*-Video2World), for tiny fresh ones",
+        description="file or folder, run:NAME for what a run exported, run:NAME@best, @400 or @ema for a checkpoint of "
+        "it, or fresh to start from nothing; default: the published ones (nvidia/Cosmos-Predict1-*-Video2World), for "
+        "tiny fresh ones",
     )
     averaged: bool = Field(
         False, description="take the averaged weights (EMA) of a training file of Cosmos that holds both"
@@ -133,7 +135,7 @@ class Video2WorldOptions(Options):
 
     def check(self, plan: Plan) -> Iterator[Problem]:
         """Whether latents and text of the other tables fit the network, and the weights are there."""
-        if self.weights and not self.fresh and not plan.resolve(self.weights).exists():
+        if self.weights and not (self.fresh or plan.of_run(self.weights) or plan.resolve(self.weights).exists()):
             what = f"weights = {self.weights}: there is nothing at {plan.resolve(self.weights)}"
             yield plan.problem(
                 "model", "weights", what, "give the path of a .safetensors or .pt file, or of their folder"

@@ -1,0 +1,223 @@
+"""Weights out of runs: what "run:NAME" and "run:NAME@WHICH" stand for. Imports no torch.
+
+run:kitchen          what the run exported
+run:kitchen@400      its weights at a step whose checkpoint was kept
+run:kitchen@best     at the step with the lowest held-out loss; @newest at the last that was saved
+run:kitchen@ema      the averaged ones of the newest; @regular those that are not
+run:kitchen@400-ema  both
+
+Without -ema or -regular it is the kind that the run exports. "@400" alone is of the run that the recipe makes. What
+comes from a checkpoint is put together in memory when it is loaded: see `loading`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cosmos_forge import machine
+from cosmos_forge.errors import ForgeError, Problem, show_path
+from cosmos_forge.options import nearest
+from cosmos_forge.stages import STAGES
+
+if TYPE_CHECKING:
+    from cosmos_forge.plan import Plan
+
+REFERENCE = re.compile(r"(?:run:(?P<run>[^@]*))?(?:@(?P<which>.*))?")
+WHICH = re.compile(r"(?P<step>\d+|best|newest)?(?:(?:^|(?<=.)-)(?P<kind>ema|regular))?")
+FORMS = "@best, @newest, @ema, @regular, or a step such as @400 or @400-ema"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A run's checkpoint. plan: of that run. averaged: whether its averaged weights are meant."""
+
+    plan: Plan
+    folder: Path
+    step: int
+    averaged: bool
+
+    def __str__(self) -> str:
+        return f"{'averaged' if self.averaged else 'regular'} weights of step {self.step} of run {self.plan.name}"
+
+    @property
+    def beginning(self) -> str | None:
+        """The weights that the run began from, as a recipe calls them."""
+        weights: str | None = self.plan.options("model").weights
+        return weights
+
+
+@dataclass(frozen=True)
+class _Checkpoints:
+    """What a run has kept."""
+
+    folder: Path
+
+    @cached_property
+    def by_step(self) -> dict[int, Path]:
+        found = sorted(self.folder.glob("checkpoints/step-*/state.json"))
+        return {int(state.parent.name.partition("-")[2]): state.parent for state in found}
+
+    @cached_property
+    def newest(self) -> dict[str, Any]:
+        """What the newest one says of itself."""
+        return dict(json.loads((list(self.by_step.values())[-1] / "state.json").read_text()))
+
+    @property
+    def best(self) -> int | None:
+        return self.newest.get("best")
+
+    @property
+    def averages(self) -> bool:
+        return any(name.startswith("ema/") for name in self.newest["tensors"])
+
+    def __str__(self) -> str:
+        """What there is, for a person who asked for something else."""
+        if not self.by_step:
+            return "has no checkpoints"
+        steps = f"has step{'s' * (len(self.by_step) > 1)} {', '.join(map(str, self.by_step))}"
+        best = "no step is known to be the best" if self.best is None else f"the best is {self.best}"
+        return f"{steps}; {best}; averaged weights are {'kept' if self.averages else 'not kept'}"
+
+
+def is_reference(weights: str | None) -> bool:
+    """Whether weights come out of a run."""
+    return bool(weights and REFERENCE.fullmatch(weights))
+
+
+def exported(plan: Plan, weights: str) -> Path:
+    """The file behind weights that lie in one: a path relative to the working directory, or what a run exported."""
+    reference = REFERENCE.fullmatch(weights)
+    if reference is None:
+        return Path(weights)
+    if reference["which"] is not None:
+        fix = "export it, or name it as model.weights or generate.weights, which take checkpoints"
+        raise ForgeError(f"{weights} lies in no file", fix)
+    return plan.runs / reference["run"] / "export" / "model.safetensors"
+
+
+def find(plan: Plan, weights: str | None) -> Kept | None:
+    """The checkpoint that a recipe's weights are to come from; None where they lie in a file, which `exported` names.
+
+    Raises ForgeError, saying what there is, where it is none that was kept.
+    """
+    reference = REFERENCE.fullmatch(weights or "")
+    if reference is None or reference["which"] is None:
+        return None
+    name = reference["run"] or plan.name
+    which = WHICH.fullmatch(reference["which"])
+    if which is None or not which[0]:
+        raise ForgeError(f"`{weights}` names no weights of a run", f"a run's name may be followed by {FORMS}")
+    there, run = _Checkpoints(plan.runs / name), _plan_of(plan, name)
+    step, kind = _step(there, which["step"]), which["kind"] or _usual_kind(run)
+    if step not in there.by_step or (kind == "ema" and not there.averages):
+        raise ForgeError(f"{weights}: run {name} {there}", f"choose {FORMS}")
+    return Kept(run, there.by_step[step], step, averaged=kind == "ema")
+
+
+def chain(plan: Plan, weights: str | None) -> list[Kept]:
+    """The checkpoints that make up `weights`, first the one that began from what lies in a file. Raises as `find`."""
+    found: list[Kept] = []
+    while kept := find(plan, weights):
+        if any(kept.folder == other.folder for other in found):
+            raise ForgeError(f"{weights} began from itself", "start from other weights")
+        found.insert(0, kept)
+        weights = kept.beginning
+    return found
+
+
+def describe(plan: Plan, weights: str | None) -> str:
+    """Weights in words, for the record of what was made with them."""
+    kept = find(plan, weights)
+    return f"{weights}: {kept}" if kept else weights or "the model's own"
+
+
+def check(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
+    """Weights out of runs that are not there, or are of another model."""
+    if "model" not in plan.tables or not any("model" in STAGES[stage].tables for stage in stages):
+        return
+    wanted = [("model", "weights", plan.options("model").weights)]
+    for table, key, weights in wanted:
+        if not is_reference(weights):
+            continue
+        own = _run_of(plan, weights) == plan.name
+        if own and table == "model" and "train" in plan.tables:
+            fix = "name another run, or other weights; generate.weights may be this run's"
+            yield plan.problem(table, key, f"{key} = {weights}: a run cannot begin from itself", fix)
+        elif not own or "train" not in stages:
+            yield from (plan.problem(table, key, *fault) for fault in _faults(plan, weights))
+
+
+def _faults(plan: Plan, weights: str) -> Iterator[tuple[str, str]]:
+    """What is wrong with weights out of a run, and how to mend it."""
+    name = _run_of(plan, weights)
+    try:
+        checkpoints = chain(plan, weights)
+        yield from _unlike(plan, _plan_of(plan, name), weights)
+        yield from _beginning_is_gone(plan, checkpoints[0]) if checkpoints else ()
+        if not checkpoints and not exported(plan, weights).exists():
+            what = f"{weights}: there is nothing at {show_path(exported(plan, weights))}; run {name}"
+            yield f"{what} {_Checkpoints(plan.runs / name)}", f"`forge export`, or choose {FORMS}"
+    except ForgeError as error:
+        yield from ((problem.what, problem.fix) for problem in error.problems)
+
+
+def _beginning_is_gone(plan: Plan, first: Kept) -> Iterator[tuple[str, str]]:
+    """Whether the file that a run began from is still there."""
+    options, begun = first.plan.options("model"), f"run {first.plan.name} began from"
+    if first.beginning and is_reference(first.beginning) and not exported(plan, first.beginning).exists():
+        yield f"{begun} {first.beginning}, which is gone", "export it again"
+    for problem in options.check(first.plan):
+        yield f"{begun} what is no longer there: {problem.what}", problem.fix
+    for need in options.needs():
+        if not machine.is_downloaded(need):
+            fix = f"`forge fetch {show_path(first.plan.folder / 'recipe.toml')}`"
+            yield f"{begun} {need.repo}, which is not on this machine", fix
+
+
+def _unlike(plan: Plan, other: Plan, weights: str) -> Iterator[tuple[str, str]]:
+    """Whether a run's network is not this plan's: of another component, or with other parameters."""
+    ours, theirs = plan.table("model"), other.table("model")
+    shapes = [getattr(table.options, "parameter_shapes", lambda: None)() for table in (ours, theirs)]
+    if ours.use == theirs.use and shapes[0] == shapes[1]:
+        return
+    mine, its = ours.values(), theirs.values()
+    keys = [key for key in its if key != "weights" and its[key] != mine.get(key)]
+    told = ", ".join(f"{key} = {its[key]}, here {mine.get(key)}" for key in keys)
+    yield f"{weights} is of another network: {told}", "make [model] what it is in that run"
+
+
+def _step(there: _Checkpoints, said: str | None) -> int | None:
+    if not there.by_step:
+        return None
+    if said == "best":
+        return there.best
+    return max(there.by_step) if said in (None, "newest") else int(said)
+
+
+def _usual_kind(run: Plan) -> str:
+    """The kind of weights that a run exports."""
+    kind = run.export.weights
+    return ("ema" if run.train.ema else "regular") if kind == "auto" else kind
+
+
+def _run_of(plan: Plan, weights: str) -> str:
+    """The name of the run that a reference is about."""
+    reference = REFERENCE.fullmatch(weights)
+    return (reference and reference["run"]) or plan.name
+
+
+def _plan_of(plan: Plan, name: str) -> Plan:
+    """The plan of a run beside this one."""
+    from cosmos_forge.plan import load_plan
+
+    folder = plan.runs / name
+    if not (folder / "recipe.toml").exists():
+        runs = [path.parent.name for path in plan.runs.glob("*/recipe.toml")]
+        raise ForgeError(f"there is no run {name} in {show_path(plan.runs)}", nearest(name, runs))
+    return load_plan(folder, "train")
