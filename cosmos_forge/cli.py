@@ -160,6 +160,26 @@ def plugins(
 
 
 @app.command()
+def data(
+    path: Annotated[Path, typer.Argument(metavar="FOLDER_OR_RECIPE", help="videos, or the recipe whose dataset it is")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Look at every clip of a dataset: what it is, whether it will be used, and which sizes lose least."""
+    from cosmos_forge.plugins import load_plugins
+    from cosmos_forge.survey import show
+    from cosmos_forge.survey.survey import survey
+
+    with show.progress(sys.stderr) as told:
+        found = survey(path, overrides or [], load_plugins(), told)
+    if as_json:
+        typer.echo(_json(show.survey_json(found)), nl=False)
+    else:
+        show.show(found)
+    raise typer.Exit(0 if found.clips else WRONG)
+
+
+@app.command()
 def doctor(
     recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="look at what it needs too")] = None,
     overrides: Overrides = None,
