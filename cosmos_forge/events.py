@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 
@@ -82,6 +83,8 @@ class Step(Event):
     wall time a step since the last report. samples_per_second: of the global batch. data_wait: share of that time spent
     waiting for data, 0 to 1. memory_gib: peak of this process (GPU if there is one, else resident). left_out: how many
     steps since the last report had gradients that were not finite, and changed nothing; means are over the others.
+    tokens_per_second: of the global batch. tflops: model FLOPs (see `speed`) of one process, 10^12 a second. mfu: share
+    of its GPU's peak that these are. None where the model does not count them, or the peak is not known.
     """
 
     step: int
@@ -95,6 +98,9 @@ class Step(Event):
     data_wait: float
     memory_gib: float
     left_out: int = 0
+    tokens_per_second: float | None = None
+    tflops: float | None = None
+    mfu: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,34 @@ class Resumed(Event):
 
     step: int
     path: str
+
+
+@dataclass(frozen=True)
+class Validated(Event):
+    """The weights after `step` were judged on held-out clips.
+
+    sigmas: noise levels; losses, base: the mean loss at each, now and before the first step (empty where unknown).
+    metrics: of sample videos, by name. sheet: their contact sheet, relative to the run directory; "" without them.
+    best: the mean loss is the lowest so far.
+    """
+
+    step: int
+    sigmas: list[float]
+    losses: list[float]
+    base: list[float]
+    metrics: dict[str, float]
+    sheet: str
+    best: bool
+
+    @property
+    def loss(self) -> float:
+        """The mean over the noise levels."""
+        return fmean(self.losses)
+
+    @property
+    def base_loss(self) -> float | None:
+        """The mean before training."""
+        return fmean(self.base) if self.base else None
 
 
 @dataclass(frozen=True)

@@ -137,9 +137,12 @@ class ModelOptions(Protocol):
     can write what was trained in forms of its own says `forms`: by the name that `export.forms` takes, import strings
     of functions of the options and a `types.Trained`, which return how to write each file or folder, by its path within
     the export's. One whose training memory is to be predicted says `activations(latent_shape, frozen)`: the
-    `types.Activations` of a sample with latents of (C, T, H, W), where most weights are frozen or all train. One that
-    tells its size before it is built says `parameter_shapes()`, the shape of each parameter of its net by name, and
-    `blocks`, as the model does.
+    `types.Activations` of a sample with latents of (C, T, H, W), where most weights are frozen or all train. One whose
+    speed is to be told says `tokens(latent_shape)`, what its network makes of a sample, and `flops(latent_shape,
+    max_tokens, frozen=None)`: additions and multiplications of the matrix products of one forward pass on it; with
+    `frozen` told, of a forward and a backward pass that does without, or has, the gradients of weights; nothing that is
+    computed twice counts twice. One that tells its size before it is built says `parameter_shapes()`, the shape of each
+    parameter of its net by name, and `blocks`, as the model does.
     """
 
     weights: str | None

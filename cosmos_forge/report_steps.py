@@ -6,7 +6,8 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from statistics import fmean
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from cosmos_forge import events
 from cosmos_forge.errors import ForgeError
+from cosmos_forge.speed import Speed
 from cosmos_forge.stages.options import TrainOptions
 from cosmos_forge.types import Context, Loss, World
 
@@ -29,14 +31,23 @@ Row = dict[
 class Report:
     """Gathers what the steps say and emits it at intervals: the only place where the loop waits for the device."""
 
-    def __init__(self, options: TrainOptions, context: Context, step: int, saved: Mapping[str, Any]) -> None:
+    def __init__(
+        self, options: TrainOptions, context: Context, speed: Speed, step: int, saved: Mapping[str, Any]
+    ) -> None:
         """saved: what `state` gave, of a run that goes on after `step`."""
-        self.options, self.context = options, context
+        self.options, self.context, self.speed = options, context, speed
         self.last_step, self.last_time, self.waited = step, time.perf_counter(), 0.0
         self.before: list[Row] = saved.get("rows", [])
         self.left_out, self.in_a_row = saved.get("left_out", 0), saved.get("in_a_row", 0)
         self.names: list[str] = []
         self.rows: list[Tensor] = []
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """A block whose time is not the steps'."""
+        begin = time.perf_counter()
+        yield
+        self.last_time += time.perf_counter() - begin
 
     def waiting(self) -> Report:
         """A block that waits for data."""
@@ -48,9 +59,10 @@ class Report:
     def __exit__(self, *error: object) -> None:
         self.waited += time.perf_counter()
 
-    def add(self, losses: Sequence[Loss], grad_norm: Tensor, left_out: Tensor) -> None:
+    def add(self, losses: Sequence[Loss], grad_norm: Tensor, left_out: Tensor, latent_shape: Sequence[int]) -> None:
         """Takes up a step: losses and metrics of its micro-batches, and whether it changed nothing (a float, the same
         in all processes). All stays on the device."""
+        self.speed.add(latent_shape, self.options.batch_size)
         self.names = ["loss", *losses[0].metrics, "grad_norm", "left_out"]
         each = [
             torch.stack([loss.total.detach().float(), *map(Tensor.float, loss.metrics.values())]) for loss in losses
@@ -87,6 +99,7 @@ class Report:
                 data_wait=self.waited / seconds,
                 memory_gib=_peak_memory(self.context.world.device) / 2**30,
                 left_out=len(rows) - len(good),
+                **self.speed.take(seconds),
             )
         )
         self._warn(rows, step)

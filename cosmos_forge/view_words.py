@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 
-from cosmos_forge.events import Progress, Step
+from cosmos_forge.events import Progress, Step, Validated
 from cosmos_forge.view_picture import Meter
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -75,9 +75,21 @@ def step_facts(step: Step) -> list[tuple[str, str]]:
         ("grad norm", number(step.grad_norm)),
         ("samples/s", number(step.samples_per_second)),
         ("s/step", number(step.seconds)),
+        *([("tokens/s", number(round(step.tokens_per_second)))] if step.tokens_per_second is not None else []),
+        *([("TFLOP/s", number(step.tflops))] if step.tflops is not None else []),
+        *([("MFU", f"{step.mfu:.1%}")] if step.mfu is not None else []),
         ("memory", f"{step.memory_gib:.1f} GiB"),
         ("data wait", f"{step.data_wait:.0%}"),
     ]
+
+
+def held_out(judged: Validated) -> str:
+    """ "held-out loss 0.31 (0.44 before training), the lowest so far"."""
+    loss, base = number(judged.loss), judged.base_loss
+    if judged.step == 0:
+        return f"held-out loss {loss} before training"
+    before = "" if base is None else f" ({number(base)} before training)"
+    return f"held-out loss {loss}{before}{', the lowest so far' if judged.best else ''}"
 
 
 def measured(metrics: dict[str, float]) -> list[str]:

@@ -19,6 +19,7 @@ from cosmos_forge.report_steps import Report, average
 from cosmos_forge.run import Run
 from cosmos_forge.saving import Saver
 from cosmos_forge.schedule import lr_factor
+from cosmos_forge.speed import Speed
 from cosmos_forge.stages.options import TrainOptions
 from cosmos_forge.types import Context, World
 
@@ -44,7 +45,8 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     stop = StopRequest()
     order = Order([clip.shape for clip in clips], options.batch_size, context.seed)
     data = batches(clips, order, share.positions(work.step), plan.max_tokens, pin=context.device.type == "cuda")
-    report = Report(options, context, work.step, work.saved.get("report", {}))
+    speed = Speed(plan, net.parameters(), context)
+    report = Report(options, context, speed, work.step, work.saved.get("report", {}))
 
     first = work.step
     with Saver(run.checkpoints, options.keep_checkpoints, context.emit) as saver:
@@ -77,7 +79,7 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
             work.step = step + 1
 
             saver.check()
-            report.add(losses, grad_norm, left_out)
+            report.add(losses, grad_norm, left_out, batch.latents_BCTHW.shape[1:])
             if report.due(work.step):
                 report.emit(work.step, options.lr * factor)
             if world.size == 1 or report.due(work.step):

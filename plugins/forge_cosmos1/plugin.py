@@ -116,9 +116,7 @@ class Video2WorldOptions(Options):
         """That the network makes of a sample."""
         return count_tokens(latent_shape)
 
-    def flops(
-        self, latent_shape: tuple[int, int, int, int], max_tokens: int, frozen: bool | None = None
-    ) -> float:
+    def flops(self, latent_shape: tuple[int, int, int, int], max_tokens: int, frozen: bool | None = None) -> float:
         """See `kinds.ModelOptions`."""
         return count_flops(VARIANTS[self.variant], count_tokens(latent_shape), max_tokens, frozen)
 
