@@ -168,6 +168,6 @@ def _read_picture(path: Path) -> np.ndarray:
             if picture.has_transparency_data:
                 picture = picture.convert("RGBA")
                 picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-            return np.asarray(picture.convert("RGB"))
+            return np.array(picture.convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
         raise ForgeError(f"{show_path(path)} cannot be read as a picture: {error}", "save it again as PNG") from error
