@@ -81,12 +81,19 @@ def latest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def best(folder: Path) -> Path | None:
+    """The one with the lowest held-out loss, as the newest one's state says; None where nobody has looked for it."""
+    newest = latest(folder)
+    step = read_state(newest).get("best") if newest else None
+    return folder / folder_of(step) if step is not None else None
+
+
 def prune(folder: Path, keep: int) -> None:
     """Removes all but the newest `keep` checkpoints and the one whose step the newest one's state calls `best`."""
     found = committed(folder)
-    best = read_state(found[-1]).get("best") if found[keep:] else None
-    for each in found[:-keep]:
-        if best is None or each.name != folder_of(best):
+    kept = [*found[-keep:], best(folder)]
+    for each in found:
+        if each not in kept:
             _remove(each)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from cosmos_forge import generate_checks, machine
+from cosmos_forge import generate_checks, machine, validation_checks
 from cosmos_forge.errors import ForgeError, Problem, show_path
 from cosmos_forge.options import Download, nearest
 from cosmos_forge.plan import SIZES, Plan
@@ -31,7 +31,7 @@ def check(plan: Plan, recipe: Recipe, stages: tuple[str, ...]) -> list[Problem]:
     missing = list(_missing(plan, recipe, stages))
     whole = not missing and plan.tables.keys() >= {ROOT, *recipe.values, *stages}
     problems += missing
-    for part in (_train, _sizes, _export, generate_checks.check):
+    for part in (_train, _sizes, _export, generate_checks.check, validation_checks.check):
         problems += part(plan, stages)
     problems += weights_of_runs(plan, stages)
     problems += _plugins(plan, stages, whole)
@@ -45,6 +45,7 @@ def needed_tables(plan: Plan, stages: tuple[str, ...]) -> list[str]:
     needed = {table: None for stage in stages for table in STAGES[stage].tables}
     if "generate" in stages and "generate" in plan.tables and plan.generate.input is None:
         needed["dataset"] = None  # the held-out clips are its
+    needed |= dict.fromkeys(validation_checks.sampled_with(plan, stages))
     optional = {"logger", *(kind for stage in stages for kind in STAGES[stage].optional)}
     return [*needed, *(table for table in plan.tables if kind_of(table) in optional)]
 

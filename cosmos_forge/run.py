@@ -7,6 +7,7 @@ rejected.jsonl     clips that were left out, and why
 prepared/          index.jsonl: the clips to train on and those held out, and where their latents lie
 checkpoints/       to resume from
 export/            trained weights
+samples/           videos that training made of held-out clips as it went, a folder a step
 videos/            what was generated, each with a JSON of its settings
 metrics.json       how good it is
 stages/            a JSON for each finished stage: its settings' digest and its artifacts; a TOML for one that was
@@ -42,6 +43,8 @@ _INDIFFERENT = {
     ("", "stages"),
     ("", "device"),
     ("", "compile"),
+    ("train", "validate_every"),
+    ("train", "validate_samples"),
     ("train", "log_every"),
     ("train", "keep_checkpoints"),
     ("generate", "processes_per_video"),
@@ -72,6 +75,10 @@ class Run:
     @property
     def export(self) -> Path:
         return self.folder / "export"
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "samples"
 
     @property
     def videos(self) -> Path:

@@ -145,7 +145,7 @@ class World:
     """The processes of a stage, seen from one of them.
 
     rank of size processes in all; data_rank of data_size groups that each work on samples of their own (processes of
-    one group share a sample). device: where this process computes, "cpu" or "cuda:0".
+    one group share a sample, and are neighbours in rank). device: where this process computes, "cpu" or "cuda:0".
     """
 
     rank: int = 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cosmos_forge.errors import show_path
 from cosmos_forge.view_picture import Picture
-from cosmos_forge.view_words import duration, measured
+from cosmos_forge.view_words import duration, held_out, measured, number
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,19 @@ def closing(picture: Picture, folder: Path) -> Closing:
         return Closing(f"stopped after {took}", words=words, tries=_tries(picture, folder))
     files = [(name, show_path(folder / path)) for name, path in reversed(picture.artifacts.items())]
     files.sort(key=lambda file: file[0] != "videos")
-    words = measured(picture.metrics)
+    words = [*_held_out(picture), *measured(picture.metrics)]
     if picture.rejected:
         words.append(f"{picture.rejected} clip{'s were' if picture.rejected > 1 else ' was'} left out.")
     return Closing(f"done in {took}", files=files, words=words, tries=_tries(picture, folder))
+
+
+def _held_out(picture: Picture) -> list[str]:
+    """What training was judged by, if it was."""
+    if not picture.training.judged:
+        return []
+    last, best = picture.training.judged[-1], picture.training.best
+    words = f"{held_out(last).capitalize()}"
+    return [words if best in (None, last) else f"{words}; at step {best.step} it was {number(best.loss)}, the lowest"]
 
 
 def _tries(picture: Picture, folder: Path) -> list[tuple[str, str]]:
@@ -61,5 +70,8 @@ def _tries(picture: Picture, folder: Path) -> list[tuple[str, str]]:
     if picture.training.latest is not None:
         steps = 2 * picture.training.latest.steps
         tries.append(("train twice as long", f"forge run {where} --continue train.steps={steps}"))
+    best = picture.training.best
+    if best and best is not picture.training.judged[-1]:
+        tries.append((f"go back to step {best.step}", f"forge run {where} --continue export.checkpoint=best"))
     explain = ("see where each setting is from", f"forge explain {shlex.quote(picture.recipe)}")
     return [*tries, *([explain] if picture.recipe else []), ("see this again", f"forge watch {watched}")]

@@ -23,6 +23,7 @@ from cosmos_forge.events import (
     StageStarted,
     Stamped,
     Step,
+    Validated,
 )
 
 Status = Literal["waiting", "running", "done", "skipped", "failed", "interrupted"]
@@ -75,7 +76,7 @@ class Training:
     """The steps reported so far, over all attempts.
 
     curve: of each report the step, its loss, and the mean loss of the last ten reports. time: of the last report,
-    seconds since 1970. pace: seconds a step, as this attempt last reported them.
+    seconds since 1970. pace: seconds a step, as this attempt last reported them. judged: on held-out clips, in order.
     """
 
     curve: list[tuple[int, float, float]] = field(default_factory=list)
@@ -83,6 +84,16 @@ class Training:
     time: float = 0.0
     saved: int | None = None
     pace: list[float] = field(default_factory=list)
+    judged: list[Validated] = field(default_factory=list)
+
+    def judge(self, judged: Validated) -> None:
+        """Takes a judgement, in place of those that were lost."""
+        self.judged = [each for each in self.judged if each.step < judged.step] + [judged]
+
+    @property
+    def best(self) -> Validated | None:
+        """That with the lowest loss."""
+        return next((each for each in reversed(self.judged) if each.best), None)
 
     def add(self, step: Step, time: float) -> None:
         """Takes a report. Steps that are done again after a resume take the place of those lost."""
@@ -198,5 +209,8 @@ class Picture:
                 stage.training = self.training
             case Saved():
                 self.training.saved = event.step
+            case Validated():
+                self.training.judge(event)
+                stage.training, stage.meter = self.training, None
             case Resumed():
                 stage.resumed = event.step

@@ -24,10 +24,11 @@ from cosmos_forge.events import (
     StageStarted,
     Stamped,
     Step,
+    Validated,
 )
 from cosmos_forge.view_closing import closing
 from cosmos_forge.view_picture import Picture
-from cosmos_forge.view_words import counted, duration, measured, pace, step_facts
+from cosmos_forge.view_words import counted, duration, held_out, measured, pace, step_facts
 
 _SECONDS = 5.0  # progress is told when so much time has passed since it was last told,
 _SHARE, _LEAST_SECONDS = 0.1, 1.0  # or when so much more is done, and not faster than a person reads
@@ -108,6 +109,9 @@ def _words(event: Event, picture: Picture, folder: Path) -> str:
             return f"{stage}: saved step {step} in {path}"
         case Resumed(step=step):
             return f"{stage}: goes on after step {step}"
+        case Validated(step=step, metrics=metrics, sheet=sheet):
+            said = "; ".join([held_out(event), *measured(metrics)])
+            return f"{stage}: step {step}: {said}" + (f"; {show_path(folder / sheet)}" if sheet else "")
         case RejectedClip(key=key, reason=reason):
             return f"{stage}: left out {key}: {reason}"
         case Artifact(name=name, path=path):

@@ -107,7 +107,7 @@ def _stage(stage: StageLine, room: int, width: int, now: float) -> Text:
     if stage.status == "running":
         line.append(f"  {stage.processes} processes" if stage.processes > 1 else "", "dim")
         line.append(f"  from step {stage.resumed}" if stage.resumed is not None else "", "dim")
-    elif stage.training:
+    elif stage.training and stage.training.curve:
         curve = stage.training.smoothed
         line.append("  smoothed loss ", "dim").append(f"{number(curve[-1])} ")
         line.append(sparkline(curve, min(20, width - line.cell_len)), "cyan")
@@ -121,9 +121,22 @@ def _work(stage: StageLine, width: int, now: float) -> list[Text]:
         step, left = stage.training.latest, stage.training.left(now)
         lines.append(_bar(step.step / step.steps, f"step {step.step}/{step.steps}", _left(left), width))
         lines += _training(stage.training, width)
-    elif stage.meter:
+    if stage.training and stage.training.judged:
+        lines.append(_judged(stage.training, width))
+    if stage.meter:
         lines.append(_meter(stage.meter, width, now))
     return lines
+
+
+def _judged(training: Training, width: int) -> Text:
+    """The loss on held-out clips over all judgements, what it was before training and where it was lowest."""
+    last, best = training.judged[-1], training.best
+    facts = [] if last.base_loss is None else [f"{number(last.base_loss)} before training"]
+    facts += [f"lowest at step {best.step}"] if best else []
+    beside = ", ".join(facts)
+    head = f"  held-out loss {number(last.loss):<7}  "
+    curve = sparkline([each.loss for each in training.judged], max(0, min(20, width - len(head) - len(beside) - 2)))
+    return Text.assemble((head[:16], "dim"), (head[16:], "bold"), (curve, "cyan"), "  ", (beside, "dim"))
 
 
 def _meter(meter: Meter, width: int, now: float) -> Text:

@@ -25,20 +25,27 @@ if TYPE_CHECKING:
 
 def run(plan: Plan, run: Run, context: Context) -> None:
     """Leaves `export/<what the method trained>.safetensors`, and `export/model.safetensors` with it merged in."""
-    newest = checkpoint.latest(run.checkpoints)
-    if newest is None:
+    chosen = checkpoint.latest(run.checkpoints)
+    if chosen is None:
         raise ForgeError("there is no checkpoint to export", "run the stage `train` first")
+    if plan.export.checkpoint == "best":
+        chosen = checkpoint.best(run.checkpoints)
+        if chosen is None:
+            raise ForgeError(
+                "no checkpoint was judged", "train with validate_every, or set export.checkpoint = 'newest'"
+            )
     kept = plan.export.weights
     if kept == "auto":
         kept = "ema" if plan.train.ema else "regular"
-    step = checkpoint.read_state(newest)["step"]
-    context.emit(events.Note(f"{kept} weights of step {step}"))
+    step = checkpoint.read_state(chosen)["step"]
+    why = ", whose held-out loss was lowest" if plan.export.checkpoint == "best" else ""
+    context.emit(events.Note(f"{kept} weights of step {step}{why}"))
 
     method: Method = component(plan, "method", context)
     model = load_model(plan, context, plan.options("model").weights)
     base = {name: tensor.cpu() for name, tensor in model.net.state_dict().items()}
     method.adapt(model.net)
-    results = _results(method, newest, ["regular", "ema"] if plan.export.forms else [kept])
+    results = _results(method, chosen, ["regular", "ema"] if plan.export.forms else [kept])
     if kept not in results:
         raise ForgeError("no averaged weights were kept", "set train.ema = true, or export.weights = 'regular'")
     result = results[kept]

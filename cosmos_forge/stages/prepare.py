@@ -61,7 +61,10 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     _free(context)
 
     captions, rejected = _from_everyone(captions, rejected, world.size)
-    encode_texts(plan, context, texts, [caption for caption, _ in captions.values()])
+    # Videos that training makes now and then are led away from this text, and have no text encoder at hand.
+    samples = "train" in plan.tables and plan.train.validate_every and plan.generate.guidance
+    negative = [plan.generate.negative_prompt] if samples and plan.generate.negative_prompt else []
+    encode_texts(plan, context, texts, [*(caption for caption, _ in captions.values()), *negative])
     _free(context)
     _write(plan, run, dataset, captions, rejected, latents.path, texts.path)
 

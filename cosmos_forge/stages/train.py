@@ -22,6 +22,7 @@ from cosmos_forge.schedule import lr_factor
 from cosmos_forge.speed import Speed
 from cosmos_forge.stages.options import TrainOptions
 from cosmos_forge.types import Context, World
+from cosmos_forge.validate import Validation
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
@@ -47,6 +48,11 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     data = batches(clips, order, share.positions(work.step), plan.max_tokens, pin=context.device.type == "cuda")
     speed = Speed(plan, net.parameters(), context)
     report = Report(options, context, speed, work.step, work.saved.get("report", {}))
+
+    validation = Validation(plan, run, context, work, parallelism) if options.validate_every else None
+    if validation and work.step == 0:
+        with report.aside():
+            validation.judge()
 
     first = work.step
     with Saver(run.checkpoints, options.keep_checkpoints, context.emit) as saver:
@@ -84,12 +90,19 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
                 report.emit(work.step, options.lr * factor)
             if world.size == 1 or report.due(work.step):
                 stop.agree(world)
-            if work.step % options.save_every == 0 or work.step == options.steps or stop.agreed:
-                saver.save(work.step, work.tensors(), {"report": report.state()})
+            judged = validation is not None and validation.due(work.step)
+            if validation and judged:
+                with report.aside():
+                    validation.judge()
+            if work.step % options.save_every == 0 or work.step == options.steps or judged or stop.agreed:
+                extra = {"report": report.state(), **(validation.state() if validation else {})}
+                saver.save(work.step, work.tensors(), extra)
             if stop.agreed and work.step < options.steps:
                 saver.wait()
                 raise SystemExit(128 + signal.SIGTERM)
     run.leave("checkpoints", run.checkpoints)
+    if run.samples.exists():
+        run.leave("samples", run.samples)
 
 
 class Share:
