@@ -1,0 +1,1 @@
+"""The dataset `webdataset`: videos and captions in tar files."""

@@ -1,0 +1,76 @@
+"""Frames of a video by their times, read with PyAV from anything that is like a file.
+
+Shape suffixes: T time, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Unreadable(Exception):
+    """Why a video cannot be used, in words a person can act on."""
+
+
+def probe(file: Any) -> tuple[list[int], float]:
+    """When each frame is shown, ascending, in units of the stream, and frames a second. Reads packets and decodes
+    nothing. Raises Unreadable, also where a part of the video is missing."""
+    try:
+        with av.open(file) as container:
+            stream = container.streams.best("video")
+            if stream is None:
+                raise Unreadable("there is no video in the file")
+            packets = [packet for packet in container.demux(stream) if packet.size]
+            if len(packets) < stream.frames or any(packet.is_corrupt for packet in packets):
+                raise Unreadable(f"the video is cut short after {len(packets)} frames")
+            shown = sorted(packet.pts for packet in packets if packet.pts is not None and not packet.is_discard)
+            if not (shown and stream.average_rate):
+                raise Unreadable("the video has no frames")
+            return shown, float(stream.average_rate)
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise Unreadable(f"it is no video, or a part of it is missing ({error})") from error
+
+
+def read(file: Any, indices: Sequence[int]) -> np.ndarray:
+    """The frames at ascending indices, THWC, uint8 RGB, upright. Raises Unreadable."""
+    shown, _ = probe(file)
+    file.seek(0)
+    wanted, frames = [shown[index] for index in indices], dict[int, np.ndarray]()
+    try:
+        with av.open(file) as container:
+            stream = container.streams.best("video")
+            stream.thread_type = "AUTO"
+            container.seek(wanted[0], stream=stream)
+            for frame in container.decode(stream):
+                if frame.pts in wanted:
+                    frames[frame.pts] = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+                if len(frames) == len(wanted):
+                    return np.stack([frames[time] for time in wanted])
+    except (av.error.FFmpegError, OSError) as error:
+        raise Unreadable(f"it cannot be decoded ({error})") from error
+    raise Unreadable(f"only {len(frames)} of {len(wanted)} frames can be decoded")
+
+
+def resize(frames_TCHW: Tensor, height: int, width: int, crop: bool) -> Tensor:
+    """uint8 in and out, bilinear with antialiasing, frame by frame, for a long clip in float32 is large. crop: cut out
+    the largest middle part of the proportions first."""
+    if crop:
+        full_height, full_width = frames_TCHW.shape[2:]
+        kept_height = min(full_height, round(full_width * height / width))
+        kept_width = min(full_width, round(full_height * width / height))
+        top, left = (full_height - kept_height) // 2, (full_width - kept_width) // 2
+        frames_TCHW = frames_TCHW[:, :, top : top + kept_height, left : left + kept_width]
+    if frames_TCHW.shape[2:] == (height, width):
+        return frames_TCHW
+    resized = [
+        F.interpolate(frame_CHW[None].float(), (height, width), mode="bilinear", antialias=True)[0]
+        for frame_CHW in frames_TCHW
+    ]
+    return torch.stack([frame_CHW.round().clamp(0, 255).to(torch.uint8) for frame_CHW in resized])
