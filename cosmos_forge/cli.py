@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from cosmos_forge import __version__
+from cosmos_forge.aliases import told
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.stages import STAGES
 
@@ -119,7 +120,8 @@ def _stage_command(stage: str) -> Callable[..., None]:
 
 
 for _stage in STAGES.values():
-    app.command(_stage.name, help=_stage.options.summary())(_stage_command(_stage.name))
+    _short = told() if _stage.name == "generate" else None
+    app.command(_stage.name, help=_stage.options.summary(), epilog=_short)(_stage_command(_stage.name))
 
 
 @app.command()
@@ -252,7 +254,7 @@ def _plan(
     from cosmos_forge.plugins import load_plugins
     from cosmos_forge.recipe import read_recipe
 
-    return make_plan(read_recipe(recipe, overrides or []), load_plugins(), name, runs, stages)
+    return make_plan(read_recipe(recipe, overrides or [], stages), load_plugins(), name, runs, stages)
 
 
 def _json(value: Any) -> str:

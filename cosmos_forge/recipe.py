@@ -10,6 +10,7 @@ from typing import Any
 
 import tomli
 
+from cosmos_forge.aliases import expand
 from cosmos_forge.errors import ForgeError, Problem, Where, show_path
 from cosmos_forge.options import nearest
 from cosmos_forge.plugins import SEVERAL
@@ -35,8 +36,9 @@ class Recipe:
     path: Path
 
 
-def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe at `path`, or the shipped one of that name: over its parents, under `overrides` ("table.key=value").
+def read_recipe(path: Path | str, overrides: Sequence[str] = (), stages: Sequence[str] | None = None) -> Recipe:
+    """The recipe at `path`, or the shipped one of that name: over its parents, under `overrides` ("table.key=value", or
+    with a short name of `aliases`). stages: what is about to be done, if not all that the recipe says.
 
     Raises ForgeError with all problems of the files and overrides.
     """
@@ -44,8 +46,16 @@ def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     problems: list[Problem] = []
     values, origins = _read_file(path, [], problems)
     for number, override in enumerate(overrides, 1):
-        child = _read_override(override, number, problems)
-        values, origins = _merge(values, origins, *child)
+        ahead = stages or values.get(ROOT, {}).get("stages")
+        trains = not isinstance(ahead, (list, tuple)) or "train" in ahead
+        where = Where(COMMAND_LINE, number, override)
+        try:
+            children = [_read_override(each, where, problems) for each in expand(override, trains)]
+        except ValueError as error:
+            problems.append(Problem(str(error), where, "`forge generate` knows short names; other commands need keys"))
+            continue
+        for child in children:
+            values, origins = _merge(values, origins, *child)
     if problems:
         raise ForgeError(problems)
     return Recipe(values, origins, path)
@@ -214,10 +224,9 @@ def _path_of(header: dict[str, Any]) -> list[str]:
     return path
 
 
-def _read_override(override: str, number: int, problems: list[Problem]) -> tuple[Values, Origins]:
+def _read_override(override: str, where: Where, problems: list[Problem]) -> tuple[Values, Origins]:
     """`table.key=value` as a recipe of one line; a value that is no TOML is text."""
     key, equals, value = override.partition("=")
-    where = Where(COMMAND_LINE, number, override)
     fix = "write table.key=value, as in train.steps=100, or key=value for a key above the tables"
     if not equals:
         problems.append(Problem(f"`{override}` sets nothing", where, fix))

@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from cosmos_forge.aliases import ALIASES
 from cosmos_forge.errors import ForgeError, Problem, Where
 from cosmos_forge.options import Fault, Options, build_options, nearest
 from cosmos_forge.plugins import KINDS, OPTIONAL, SEVERAL, Component, Plugins
-from cosmos_forge.recipe import ROOT, Origins, Recipe
+from cosmos_forge.recipe import COMMAND_LINE, ROOT, Origins, Recipe
 from cosmos_forge.stages import STAGES
 from cosmos_forge.stages.options import RunOptions
 
@@ -131,6 +132,13 @@ def _problem(recipe: Recipe, table: str, use: str, fault: Fault) -> Problem:
         key = next((given for given in recipe.values[table] if re.search(rf"\b{re.escape(given)}\b", what)), "")
     if not table and key in TABLES:
         what, fix = f"{key} is a table, not a key", f"write [{key}{'.NAME' * (key in SEVERAL)}] on a line of its own"
+    elif not table and what.startswith("unknown key") and _is_override(recipe, key):
+        fix = nearest(key, {*RunOptions.model_fields, *ALIASES})
     elif use:
         fix = f"{fix}; `forge plugins {use}` lists all keys".lstrip("; ")
     return problem(recipe.origins, table, key, what, fix)
+
+
+def _is_override(recipe: Recipe, key: str) -> bool:
+    where = recipe.origins.get((ROOT, key))
+    return where is not None and where.file == COMMAND_LINE

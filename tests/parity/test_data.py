@@ -1,8 +1,8 @@
 """What the reference makes of pictures and videos: given frames of inference, clips of training, latent frames.
 
 Recorded cases name their file: enclosed ones lie beside them, those of the reference's repository in `data/inputs`
-beside the recordings. Where a file is not at hand the case is skipped. Resized pixels are compared exactly on the decoded
-frames that a case holds, else within the two levels by which decoders differ.
+beside the recordings. Where a file is not at hand the case is skipped. Resized pixels are compared exactly on the
+decoded frames that a case holds, else within the two levels by which decoders differ.
 """
 
 import re

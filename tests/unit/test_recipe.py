@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from cosmos_forge.errors import ForgeError
+from cosmos_forge.aliases import ALIASES
+from cosmos_forge.errors import ForgeError, Where
 from cosmos_forge.recipe import read_recipe, shipped_recipes, toml_value
+from cosmos_forge.stages.options import GenerateOptions
 
 TRICKY = """\
 # a comment with [brackets] and = signs
@@ -130,6 +132,40 @@ def test_overrides_are_toml_or_else_text(tmp_path):
         where = recipe.origins[table, key]
         assert (where.file, where.line, where.text) == ("command line", number, override)
     assert recipe.origins["train", ""].line == 2
+
+
+def test_short_names_stand_for_keys_where_nothing_trains(tmp_path):
+    path = write(tmp_path, "r.toml", "stages = ['fetch', 'generate']\n[generate]\nseed = 4\n")
+    recipe = read_recipe(path, ["input=a b.jpg", "size=64x96", "steps=3", "seed=2", "prompt=it = moves"])
+    assert recipe.values["generate"] == {
+        **{"seed": 2, "input": "a b.jpg", "height": 64, "width": 96, "prompt": "it = moves"}
+    }
+    assert recipe.values["sampler"] == {"steps": 3} and recipe.values[""] == {"stages": ["fetch", "generate"]}
+    assert recipe.origins[("generate", "width")] == Where("command line", 2, "size=64x96")
+
+
+def test_a_short_name_that_may_mean_two_things_is_refused(tmp_path):
+    path = write(tmp_path, "r.toml", "seed = 1\n")
+    with pytest.raises(ForgeError) as error:
+        read_recipe(path, ["steps=3", "size=64x64"])
+    assert [problem.what.split(" only")[0] for problem in error.value.problems] == [
+        "`steps` is short for sampler.steps",
+        "`size` is short for generate.height and generate.width",
+    ]
+    assert read_recipe(path, ["seed=5"]).values[""] == {"seed": 5}
+    assert read_recipe(path, ["seed=5", "steps=3"], stages=("generate",)).values == {
+        **{"": {"seed": 1}, "generate": {"seed": 5}, "sampler": {"steps": 3}}
+    }
+    with pytest.raises(ForgeError, match=r"size is generate\.height x generate\.width.*got 64"):
+        read_recipe(path, ["size=64"], stages=("generate",))
+
+
+def test_every_short_name_is_of_a_key():
+    tables = {"generate": GenerateOptions, "sampler": type("Sampler", (), {"model_fields": {"steps"}})}
+    for keys in ALIASES.values():
+        for key in keys.split(" x "):
+            table, _, name = key.partition(".")
+            assert name in tables[table].model_fields
 
 
 def test_a_bad_override_is_told_beside_the_others(tmp_path):
