@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -55,6 +56,8 @@ class Chunks:
 
     def clear(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # another video's lie beside it
+            self.folder.parent.rmdir()
 
     def _all(self) -> Iterator[np.ndarray]:
         for number in range(self.lengths.chunks):

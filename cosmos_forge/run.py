@@ -219,6 +219,8 @@ def _accept(plan: Plan, stages: tuple[str, ...], accept_changes: bool) -> None:
     recipe = plan.folder / "recipe.toml"
     if recipe.exists() and not accept_changes:
         changed = changes(recipe, plan)
+        if not _trained(recipe) and not {*plan.stages} - {"fetch", "generate"}:
+            changed = []  # nothing was built on the settings, and each video says itself what it was made with
         if stages != plan.stages:
             # A single stage may be done again with other settings, as long as no other stage has read them.
             others = {table for name in STAGES if name not in stages for table in (name, *STAGES[name].tables)}
@@ -250,6 +252,13 @@ def _accept(plan: Plan, stages: tuple[str, ...], accept_changes: bool) -> None:
     for path in [own[stage] for stage in stages] if alone else [recipe]:
         if not path.exists() or path.read_text() != text:
             write_text(path, text)
+
+
+def _trained(recipe: Path) -> bool:
+    """Whether a run's recipe has more in it than generating."""
+    from cosmos_forge.recipe import ROOT, read_recipe
+
+    return bool({*read_recipe(recipe).values[ROOT]["stages"]} - {"fetch", "generate"})
 
 
 def _checksums(path: Path) -> Any:
