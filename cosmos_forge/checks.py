@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from cosmos_forge import generate_checks, machine, validation_checks
+from cosmos_forge import generate_checks, machine, sharing, validation_checks
 from cosmos_forge.errors import ForgeError, Problem, show_path
 from cosmos_forge.options import Download, nearest
 from cosmos_forge.plan import SIZES, Plan
@@ -31,7 +31,7 @@ def check(plan: Plan, recipe: Recipe, stages: tuple[str, ...]) -> list[Problem]:
     missing = list(_missing(plan, recipe, stages))
     whole = not missing and plan.tables.keys() >= {ROOT, *recipe.values, *stages}
     problems += missing
-    for part in (_train, _sizes, _export, generate_checks.check, validation_checks.check):
+    for part in (_train, _sizes, _export, generate_checks.check, sharing.check, validation_checks.check):
         problems += part(plan, stages)
     problems += weights_of_runs(plan, stages)
     problems += _plugins(plan, stages, whole)

@@ -11,8 +11,9 @@ from typing import Any
 from cosmos_forge import machine
 from cosmos_forge.checks import disk_demands
 from cosmos_forge.errors import show_path
-from cosmos_forge.memory import Memory
+from cosmos_forge.memory import Memory, Residency, sampling_memory
 from cosmos_forge.plan import SIZES, Plan
+from cosmos_forge.sharing import count_videos, explained, planned
 
 
 def explain(plan: Plan) -> str:
@@ -51,7 +52,7 @@ def explain_json(plan: Plan) -> dict[str, Any]:
         "latents": {what: {"size": size, "shape": shape} for what, size, shape in _latents(plan)},
         "batch": _batch(plan),
         "trains": _trained(plan),
-        "memory": (memory := _sampling_memory(plan)) and asdict(memory),
+        "memory": {residency: asdict(each) for residency, each in _sampling_memory(plan).items()},
     }
 
 
@@ -87,9 +88,7 @@ def _facts(plan: Plan) -> dict[str, list[str]]:
         evaluations = plan.options("sampler").evaluations
         twice = f", each twice for guidance = {plan.generate.guidance:g}" if plan.generate.guidance else ""
         facts["sampling"] = [f"{evaluations} evaluations of the network a video{twice}"]
-    if memory := _sampling_memory(plan):
-        facts["memory"] = [f"generate: {memory} for the network; text encoder and tokenizer come before and after it"]
-    return facts
+    return facts | _sampling_facts(plan)
 
 
 def _latents(plan: Plan) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
@@ -142,20 +141,24 @@ def _trained(plan: Plan) -> dict[str, int] | None:
     return {"trained": count(shapes()), "parameters": sum(map(math.prod, shapes().values()))}
 
 
-def _sampling_memory(plan: Plan) -> Memory | None:
-    """What denoising one video takes, where the model can tell."""
+def _sampling_memory(plan: Plan) -> dict[Residency, Memory]:
+    """What denoising one video takes by where the weights lie, where the model can tell."""
     if "generate" not in plan.stages or not {"model", "latent_tokenizer"} <= plan.tables.keys():
-        return None
-    model = plan.options("model")
-    shapes, activations = getattr(model, "parameter_shapes", None), getattr(model, "activations", None)
-    if shapes is None or activations is None:
-        return None
-    number = 2 if plan.root.precision == "bf16" else 4
-    latents = plan.options("latent_tokenizer").latent_shape(*plan.video_size())
-    return Memory(
-        weights=number * sum(map(math.prod, shapes().values())),
-        working=number * activations(latents, frozen=True).working,
-    )
+        return {}
+    return sampling_memory(plan, planned(plan, count_videos(plan)).context) or {}
+
+
+def _sampling_facts(plan: Plan) -> dict[str, list[str]]:
+    """How videos are shared out, and the memory that each way to keep the weights takes."""
+    facts = {}
+    if "generate" in plan.stages and plan.processes > 1:
+        facts["sharing"] = [explained(plan, count_videos(plan))]
+    if memory := _sampling_memory(plan):
+        facts["memory"] = [f"generate, {residency}: {each}" for residency, each in memory.items()]
+        facts["memory"][-1] += "; text encoder and tokenizer come before and after it"
+        chosen = plan.generate.memory
+        facts["memory"] += [f"generate.memory = {chosen}" + (": the first that fits" if chosen == "auto" else "")]
+    return facts
 
 
 def _by(sizes: Iterable[int]) -> str:

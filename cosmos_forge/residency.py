@@ -126,7 +126,7 @@ def stream_blocks(blocks: Sequence[nn.Module], device: torch.device) -> None:
     feed = _Feed(blocks, device)
     for index, block in enumerate(blocks):
         block.feed, block.place = feed, index  # type: ignore[assignment]
-        block.__class__ = _streamed(type(block))  # type: ignore[assignment]
+        block.__class__ = _streamed(type(block))  # type: ignore[arg-type]
 
 
 @cache  # Blocks of one class must go on sharing it, for one compiled graph to serve them all.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cosmos_forge.errors import ForgeError, Problem
 from cosmos_forge.events import Note
+from cosmos_forge.inputs import find_wishes
 
 if TYPE_CHECKING:
     from cosmos_forge.kinds import Parallelism, Team
@@ -49,35 +50,47 @@ def choose(processes: int, videos: int, guided: bool, heads: int | None) -> Spli
     return next(each for size in range(most, 0, -1) if (each := split(size, guided, heads)))
 
 
-def planned(plan: Plan, videos: int) -> Split:
-    """As the recipe says, for that many videos. Raises ForgeError where it cannot be."""
-    if problems := list(check(plan)):
-        raise ForgeError(problems)
+def count_videos(plan: Plan) -> int | None:
+    """How many are asked for; None where that depends on the clips that are held out."""
+    return len(find_wishes(plan)) if plan.generate.input else None
+
+
+def planned(plan: Plan, videos: int | None) -> Split:
+    """As the recipe says, for that many videos; for None, if there are as many as processes."""
     guided, heads, size = plan.generate.guidance > 0, _heads(plan), plan.generate.processes_per_video
-    return (split(size, guided, heads) if size else None) or choose(plan.processes, videos, guided, heads)
+    asked = split(size, guided, heads) if size else None
+    return asked or choose(plan.processes, plan.processes if videos is None else videos, guided, heads)
 
 
 def explained(plan: Plan, videos: int | None) -> str:
     """What `planned` comes to and why, in words; None where it is not known yet how many videos there are."""
     if videos is None and not plan.generate.processes_per_video:
         return "each video by one process, or by several where there are fewer videos than processes"
-    found, count = planned(plan, videos or 1), plan.processes
+    found = planned(plan, videos)
     if found.processes == 1:
         return str(found)
-    why = "" if plan.generate.processes_per_video else f", since there are {videos} for {count}"
-    return f"{found.processes} processes make each video{why}: {found}"
+    why = "" if plan.generate.processes_per_video else f", for there are fewer videos ({videos}) than processes"
+    return f"{found.processes} of {plan.processes} processes make a video together{why}: {found}"
 
 
-def check(plan: Plan) -> Iterator[Problem]:
+def check(plan: Plan, stages: Sequence[str]) -> Iterator[Problem]:
     """Whether as many processes as the recipe asks for can make a video together."""
-    size = plan.generate.processes_per_video or 1
-    if size > plan.processes:
-        what = f"processes_per_video = {size}, but there are {plan.processes}"
+    if "generate" not in stages or not {"generate", "model", "parallelism"} <= plan.tables.keys():
+        return
+    size, guided, heads = plan.generate.processes_per_video or 1, plan.generate.guidance > 0, _heads(plan)
+    try:
+        count = plan.processes
+    except (ValueError, ForgeError):
+        return  # reported by the plan itself
+    if size > count:
+        what = f"processes_per_video = {size}, but there {'are' if count > 1 else 'is'} {count}"
         yield plan.problem("generate", "processes_per_video", what, "[parallelism] says how many there are")
-    elif split(size, plan.generate.guidance > 0, _heads(plan)) is None:
-        fits = [each for each in range(1, plan.processes + 1) if split(each, plan.generate.guidance > 0, _heads(plan))]
-        what = f"{size} processes cannot share the model's {_heads(plan) or 'undivided'} attention heads"
-        yield plan.problem("generate", "processes_per_video", what, f"{', '.join(map(str, fits))} can")
+    elif split(size, guided, heads) is None:
+        what = (
+            f"processes_per_video = {size}: that many cannot share the model's {heads or 'undivided'} attention heads"
+        )
+        fits = ", ".join(str(each) for each in range(1, count + 1) if split(each, guided, heads))
+        yield plan.problem("generate", "processes_per_video", what, f"{fits} can")
 
 
 def _heads(plan: Plan) -> int | None:
