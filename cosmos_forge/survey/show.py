@@ -21,7 +21,7 @@ from cosmos_forge.survey.survey import Entry, Survey, Told
 from cosmos_forge.view_words import duration
 
 _WIDE = 100  # columns from which an entry takes one line
-_CAPTION = 48  # columns of a caption, at most
+_CAPTION = 80  # letters of a caption, at most
 _SIGNS = {"used": ("✓", "green"), "odd": ("!", "yellow"), "left out": ("✗", "red")}
 _NUMBERS = {"frames", "fps", "length", "clips", "videos", "frames used", "cut off", "enlarged"}
 
@@ -100,9 +100,10 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
 
 def _parts(survey: Survey, width: int) -> Iterator[Table | Text]:
     yield _settings(survey)
-    yield _wide(survey) if width >= _WIDE else _narrow(survey)
+    yield _wide(survey, width) if width >= _WIDE else _narrow(survey)
     yield Text()
     yield _totals(survey)
+    yield _troubles(survey)
     advice = advise(survey)
     if advice.frames:
         yield Text()
@@ -143,12 +144,13 @@ def _remarks(entry: Entry) -> list[str]:
     return remarks
 
 
-def _wide(survey: Survey) -> Table:
+def _wide(survey: Survey, width: int) -> Table:
     table = _table("", "video", "frames", "fps", "size", "length", "codec", "clips", "caption or what is wrong")
+    table.columns[1].min_width = min(width // 3, max((len(entry.key) for entry in survey.entries), default=0))
     for entry in survey.entries:
         facts = _facts(entry.header) if entry.header else [""] * 5
         remarks = "; ".join(_remarks(entry))
-        last = Text(remarks, "yellow") if remarks else Text(_short(entry.caption), "dim")
+        last = Text(remarks, "yellow") if remarks else _caption(entry)
         table.add_row(_state(entry), Text(entry.key, overflow="fold"), *facts, str(entry.clips), last)
     return table
 
@@ -165,26 +167,33 @@ def _narrow(survey: Survey) -> Table:
         for remark in _remarks(entry):
             table.add_row("", Text(remark, "yellow"))
         if entry.caption:
-            table.add_row("", Text(_short(entry.caption), "dim"))
+            table.add_row("", _caption(entry))
     return table
 
 
 def _totals(survey: Survey) -> Text:
-    entries, (frames, height, width) = survey.entries, survey.size
-    used = [entry for entry in entries if entry.clips]
-    seconds = sum(header.seconds for header in _headers(survey))
-    text = Text.assemble(
-        (f"{len(used)} of {len(entries)}", "bold green" if used else "bold red"),
+    used, (frames, height, width) = sum(bool(entry.clips) for entry in survey.entries), survey.size
+    headers = _headers(survey)
+    return Text.assemble(
+        (f"{used} of {len(survey.entries)}", "bold green" if used else "bold red"),
         f" can be used: {survey.clips} clips of {frames} frames, {height}x{width}."
-        f" What can be read has {sum(header.frames for header in _headers(survey))} frames, {duration(seconds)}.",
+        f" What can be read has {sum(header.frames for header in headers)} frames,"
+        f" {duration(sum(header.seconds for header in headers))}.",
     )
-    for reasons in sorted(_alike(entry.reason for entry in entries if entry.reason), key=len, reverse=True):
-        text.append(f"\n  {len(reasons)} left out: {_common(reasons)}", "red")
-    if same := sum(bool(entry.same_as) for entry in entries):
-        text.append(f"\n  {same} with the same content as another: each counts for itself in training", "yellow")
+
+
+def _troubles(survey: Survey) -> Table:
+    """Why files are left out, and what is odd, each with how often."""
+    table = Table.grid(padding=(0, 1))
+    reasons = [entry.reason for entry in survey.entries if entry.reason]
+    for alike in sorted(_alike(reasons), key=len, reverse=True):
+        table.add_row(" ", str(len(alike)), Text(f"left out: {_common(alike)}", "red"))
+    if same := sum(bool(entry.same_as) for entry in survey.entries):
+        what = "with the same content as another: each counts for itself in training"
+        table.add_row(" ", str(same), Text(what, "yellow"))
     if varied := sum(header.variable for header in _headers(survey)):
-        text.append(f"\n  {varied} with a varying frame rate", "yellow")
-    return text
+        table.add_row(" ", str(varied), Text("with a varying frame rate", "yellow"))
+    return table
 
 
 def _alike(reasons: Iterable[str]) -> list[list[str]]:
@@ -236,6 +245,6 @@ def _headers(survey: Survey) -> list[Header]:
     return [entry.header for entry in survey.entries if entry.header]
 
 
-def _short(caption: str | None) -> str:
-    line = " ".join((caption or "no caption").split())
-    return line if len(line) <= _CAPTION else line[: _CAPTION - 1] + "…"
+def _caption(entry: Entry) -> Text:
+    line = " ".join((entry.caption or "no caption").split())
+    return Text(line[:_CAPTION], "dim", no_wrap=True, overflow="ellipsis")

@@ -38,7 +38,7 @@ class Entry:
     """A file of the dataset, or a clip where it does not tell its files.
 
     header: None where it cannot be read. clips: that come of it. reason: why there are none. same_as: the key of an
-    earlier one with the same content.
+    earlier one, used as well, with the same content.
     """
 
     key: str
@@ -113,8 +113,7 @@ def look(sources: Sequence[Source], clips: Callable[[int, int, int], int | str] 
             told(done, len(sources))
             entries.append(entry)
     told(len(sources), len(sources))
-    read = [source for source, entry in zip(sources, entries, strict=True) if entry.header]
-    same = repeated(read)
+    same = repeated(source for source, entry in zip(sources, entries, strict=True) if entry.clips)
     return [replace(entry, same_as=same.get(entry.key, "")) for entry in entries]
 
 
