@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from cosmos_forge import machine
+from cosmos_forge import generate_checks, machine
 from cosmos_forge.checks import disk_demands
 from cosmos_forge.errors import show_path
 from cosmos_forge.memory import Memory, Residency, sampling_memory
@@ -87,7 +87,8 @@ def _facts(plan: Plan) -> dict[str, list[str]]:
     if "sampler" in plan.tables and "generate" in plan.stages:
         evaluations = plan.options("sampler").evaluations
         twice = f", each twice for guidance = {plan.generate.guidance:g}" if plan.generate.guidance else ""
-        facts["sampling"] = [f"{evaluations} evaluations of the network a video{twice}"]
+        what = "chunk" if plan.lengths.chunks > 1 else "video"
+        facts["sampling"] = [f"{evaluations} evaluations of the network a {what}{twice}"]
     return facts | _sampling_facts(plan)
 
 
@@ -151,13 +152,15 @@ def _sampling_memory(plan: Plan) -> dict[Residency, Memory]:
 def _sampling_facts(plan: Plan) -> dict[str, list[str]]:
     """How videos are shared out, and the memory that each way to keep the weights takes."""
     facts = {}
+    if "generate" in plan.stages:
+        facts["videos"] = generate_checks.described(plan)
     if "generate" in plan.stages and plan.processes > 1:
         facts["sharing"] = [explained(plan, count_videos(plan))]
     if memory := _sampling_memory(plan):
         facts["memory"] = [f"generate, {residency}: {each}" for residency, each in memory.items()]
         facts["memory"][-1] += "; text encoder and tokenizer come before and after it"
-        chosen = plan.generate.memory
-        facts["memory"] += [f"generate.memory = {chosen}" + (": the first that fits" if chosen == "auto" else "")]
+        if plan.generate.memory == "auto":
+            facts["memory"] += ["generate.memory = auto: resident if the GPU has room for that, else streamed"]
     return facts
 
 

@@ -31,29 +31,30 @@ ALIGNMENT = 256  # bytes; as torch's allocator aligns
 def choose_residency(plan: Plan, context: Context, parts: int) -> Residency:
     """The recipe's, or what `auto` takes and why, which it says; all processes choose alike. parts: in how many a
     video's tokens are computed on."""
-    choice = plan.generate.memory
-    if choice != "auto":
-        return choice
+    if plan.generate.memory != "auto":
+        return plan.generate.memory
     needs = sampling_memory(plan, parts) if context.device.type == "cuda" else None
     if needs is None:
         return "resident"
-    usable = USABLE * least(free_memory(context.device), context)
     beside = min(context.world.size, torch.cuda.device_count())  # processes of this machine, each with its own copy
     host = least(psutil.virtual_memory().available // beside, context)
-    found = best_residency(needs, usable, host)
-    said = "; ".join(f"{each} would need {needs[each]}" for each in needs if each != found)
-    text = f"memory = auto: {found}, {needs[found]} of {usable / 2**30:.1f} for the network; {said}"
-    tight = needs[found].total > usable
-    context.emit(Note(text + ("; it may run out of memory: a smaller video needs less" if tight else ""), tight))
+    found, note = fit_residency(needs, USABLE * least(free_memory(context.device), context), host)
+    context.emit(note)
     return found
 
 
-def best_residency(needs: Mapping[Residency, Memory], usable: float, host: float) -> Residency:
-    """The first that fits: those that are exact come before fp8. host: bytes of host memory, for all weights."""
-    fits = [each for each in needs if needs[each].total <= usable]
-    if host < needs["resident"].weights and set(fits) > {"streamed"}:
-        fits.remove("streamed")
-    return fits[0] if fits else "streamed"
+def fit_residency(needs: Mapping[Residency, Memory], usable: float, host: float) -> tuple[Residency, Note]:
+    """What `auto` takes, and what it says: the first of the two exact ways that fits, so that no GPU gives another
+    result than another. usable: bytes of the GPU. host: bytes of host memory, where all weights have to go."""
+    found: Residency = "resident" if needs["resident"].total <= usable else "streamed"
+    others = "; ".join(f"{each} would need {needs[each]}" for each in needs if each != found)
+    text = f"memory = auto: {found}, {needs[found]} of {usable / 2**30:.1f} for the network; {others}"
+    if needs[found].total > usable:
+        return found, Note(f"{text}; it may run out of memory: a smaller video needs less", warning=True)
+    if found == "streamed" and needs["resident"].weights > host:
+        short = f"host memory has {host / 2**30:.1f} GiB for {needs['resident'].weights / 2**30:.1f} GiB of weights"
+        return found, Note(f"{text}; {short}", warning=True)
+    return found, Note(text)
 
 
 def settle(net: nn.Module, blocks: Sequence[str], residency: Residency, device: torch.device) -> None:

@@ -139,7 +139,7 @@ class GenerateOptions(Options):
     memory: Literal["auto", "resident", "streamed", "fp8"] = Field(
         "auto",
         description="where the network's weights lie: on the GPU; in host memory, from where blocks come in time; on "
-        "the GPU in 8 bits, less exact; auto: the first of these that fits",
+        "the GPU in 8 bits, which is less exact; auto: the first of these that fits, but never 8 bits",
     )
     processes_per_video: int | None = Field(
         None,

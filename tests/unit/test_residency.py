@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cosmos_forge.memory import Memory, placed
-from cosmos_forge.residency import best_residency, from_fp8, settle, store_as_fp8, stream_blocks, to_fp8
+from cosmos_forge.residency import fit_residency, from_fp8, settle, store_as_fp8, stream_blocks, to_fp8
 from cosmos_forge.testing import make_context
 from cosmos_forge.testing.fakes import TinyNet, build
 
@@ -189,13 +189,24 @@ def test_prediction_by_hand(network):
     assert predicted["fp8"][0] == sum(each.nbytes for each in stored)
 
 
-def test_auto_prefers_what_is_exact():
-    needs = {"resident": Memory(13, working=4), "streamed": Memory(1, working=4), "fp8": Memory(7, working=4)}
-    assert best_residency(needs, usable=18, host=0) == "resident"
-    assert best_residency(needs, usable=16, host=13) == "streamed"
-    assert best_residency(needs, usable=16, host=12) == "fp8"  # no room for the weights in host memory
-    assert best_residency(needs, usable=10, host=12) == "streamed"  # nothing else is left
-    assert best_residency(needs, usable=1, host=12) == "streamed"
+@pytest.mark.parametrize(
+    ("usable", "host", "found", "said"),
+    [
+        (18, 0, "resident", "resident, 17.0 GiB (weights 13.0, working 4.0) of 18.0 for the network; streamed would"),
+        (16, 13, "streamed", "fp8 would need 11.0 GiB"),  # exact comes before fp8
+        (16, 12, "streamed", "host memory has 12.0 GiB for 13.0 GiB of weights"),
+        (4, 20, "streamed", "it may run out of memory"),
+    ],
+)
+def test_auto_takes_what_is_exact_and_says_why(usable, host, found, said):
+    gib = 2**30
+    needs = {
+        name: Memory(weights * gib, working=4 * gib)
+        for name, weights in (("resident", 13), ("streamed", 1), ("fp8", 7))
+    }
+    taken, note = fit_residency(needs, usable * gib, host * gib)
+    assert taken == found and said in note.text
+    assert note.warning == ("host memory has" in said or "run out" in said)
 
 
 @pytest.mark.gpu
