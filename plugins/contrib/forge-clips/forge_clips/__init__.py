@@ -1,0 +1,1 @@
+"""The command `forge clips`: long videos into shots."""
