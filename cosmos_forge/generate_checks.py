@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from cosmos_forge.errors import ForgeError, Problem
-from cosmos_forge.inputs import find_wishes
+from cosmos_forge.inputs import PICTURE_FPS, find_wishes
 from cosmos_forge.recipe import ROOT
 
 if TYPE_CHECKING:
@@ -51,3 +51,28 @@ def _counts(plan: Plan) -> Iterator[Problem]:
         elif frames >= lengths.chunk:
             what = f"{key} = {frames} leaves nothing to generate of {lengths.chunk} frames made in one go"
             yield plan.problem("generate", key, what, f"{key} = 1 or 9 is usual")
+
+
+def untried(plan: Plan, fps: Iterable[float], given: Iterable[int]) -> list[str]:
+    """What the weights have not been trained for of videos like these, in words. What was trained here on a dataset
+    knows its sizes; of other weights the model may tell."""
+    size = plan.video_size()
+    if "train" in plan.tables and "dataset" in plan.tables:
+        data = plan.options("dataset")
+        known = (data.num_frames, data.height, data.width)
+        return [] if size == known else [f"{_by(size)} in one go; training was on clips of {_by(known)}"]
+    tell = getattr(plan.options("model"), "untried", None)
+    found = [each for rate in fps for frames in given for each in tell(*size, rate, frames)] if tell else []
+    return list(dict.fromkeys(found))
+
+
+def described(plan: Plan) -> list[str]:
+    """What is generated, for `forge explain`, before any input is opened."""
+    options = plan.generate
+    fps, given = [options.fps] if options.fps else [], [options.given_frames]
+    news = untried(plan, fps or [PICTURE_FPS], given)
+    return [str(plan.lengths), *(f"beyond training: {each}" for each in news)]
+
+
+def _by(sizes: Iterable[int]) -> str:
+    return "x".join(map(str, sizes))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".gif"}
 KEYS = ("visual_input", "prompt")  # of a JSONL's lines, as in Cosmos inference
+PICTURE_FPS = 24.0  # of a video that continues a picture, unless it is told
 SHOWN = 100  # characters of a line that an error shows
 
 

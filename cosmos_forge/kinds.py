@@ -141,8 +141,10 @@ class ModelOptions(Protocol):
     speed is to be told says `tokens(latent_shape)`, what its network makes of a sample, and `flops(latent_shape,
     max_tokens, frozen=None)`: additions and multiplications of the matrix products of one forward pass on it; with
     `frozen` told, of a forward and a backward pass that does without, or has, the gradients of weights; nothing that is
-    computed twice counts twice. One that tells its size before it is built says `parameter_shapes()`, the shape of each
-    parameter of its net by name, and `blocks`, as the model does.
+    computed twice counts twice. One whose published weights know some videos only says `untried(num_frames, height,
+    width, fps, given_frames)`: a sentence for each thing about such a video that is new to them. One that tells its
+    size before it is built says `parameter_shapes()`, the shape of each parameter of its net by name, and `blocks`, as
+    the model does.
     """
 
     weights: str | None

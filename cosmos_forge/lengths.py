@@ -29,7 +29,8 @@ class Lengths:
         """ "241 frames: 3 chunks of 121, each from the last 9 of the one before; 104 are cut off at the end"."""
         if self.chunks == 1:
             return f"{self.frames} frames"
-        cut = f"; {self.surplus} are cut off at the end" if self.surplus else ""
+        verb = "is" if self.surplus == 1 else "are"
+        cut = f"; {self.surplus} {verb} cut off at the end" if self.surplus else ""
         return (
             f"{self.frames} frames: {self.chunks} chunks of {self.chunk}, "
             f"each from the last {self.overlap} of the one before{cut}"

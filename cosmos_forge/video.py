@@ -17,9 +17,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.files import atomic
-from cosmos_forge.inputs import PICTURES
+from cosmos_forge.inputs import PICTURE_FPS, PICTURES
 
-PICTURE_FPS = 24.0  # of a video that continues a picture, unless it is told
 BT709 = 1  # of ITU-T H.273: primaries, transfer and matrix of HD video
 
 

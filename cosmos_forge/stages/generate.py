@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from cosmos_forge import events, outputs
 from cosmos_forge.errors import ForgeError, show_path
+from cosmos_forge.generate_checks import untried
 from cosmos_forge.jobs import find_videos
 from cosmos_forge.kinds import Parallelism
 from cosmos_forge.making import Making
@@ -31,6 +32,10 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     weights = trained_weights(plan, run) or plan.options("model").weights
     videos = find_videos(plan, run, context)
     outputs.check_names(videos)
+    for text in untried(plan, {each.fps for each in videos}, {each.given for each in videos}):
+        context.emit(events.Note(f"beyond training: {text}", warning=True))
+    if plan.lengths.chunks > 1:
+        context.emit(events.Note(str(plan.lengths)))
     settings = {each.name: outputs.settings(plan, identity(weights), each) for each in videos}
     todo = [each for each in videos if not outputs.is_there(run, each, settings[each.name])]
     if there := len(videos) - len(todo):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -22,6 +22,9 @@ PUBLISHED = {
         "nvidia/Cosmos-Predict1-14B-Video2World", ("model.pt",), gigabytes=28.5, licence=LICENCE
     ),
 }
+# What videos the published weights know: frames, (height, width), frames a second, given frames.
+TRAINED_FRAMES, TRAINED_FPS, TRAINED_GIVEN = 121, (12, 40), (1, 9)
+TRAINED_SIZES = ((704, 1280), (1280, 704), (960, 960), (960, 704), (704, 960))
 
 
 class Video2WorldOptions(Options):
@@ -131,6 +134,20 @@ class Video2WorldOptions(Options):
             whole=(27 if frozen else 42) * stream, attention=3 * stream, block=stream, working=10 * stream
         )
 
+    def untried(self, num_frames: int, height: int, width: int, fps: float, given_frames: int) -> Iterator[str]:
+        """See `kinds.ModelOptions`. Source: the reference's documentation, and its training experiments."""
+        if self.variant not in PUBLISHED:
+            return
+        if num_frames != TRAINED_FRAMES:
+            yield f"{num_frames} frames in one go; the published weights were trained on {TRAINED_FRAMES}"
+        if (height, width) not in TRAINED_SIZES:
+            known = ", ".join(f"{rows}x{columns}" for rows, columns in TRAINED_SIZES)
+            yield f"{height}x{width} pixels; the published weights were trained on {known}"
+        if not TRAINED_FPS[0] <= fps <= TRAINED_FPS[1]:
+            yield f"{fps:g} frames a second; the published weights were trained on {TRAINED_FPS[0]} to {TRAINED_FPS[1]}"
+        if given_frames not in TRAINED_GIVEN:
+            yield f"{given_frames} given frames; the published weights were trained to go on from 1 or 9"
+
     def check(self, plan: Plan) -> Iterator[Problem]:
         """Whether latents and text of the other tables fit the network, and the weights are there."""
         if self.weights and not (self.fresh or plan.of_run(self.weights) or plan.resolve(self.weights).exists()):
@@ -150,27 +167,40 @@ class Video2WorldOptions(Options):
             yield plan.problem("text_encoder", "use", what, f"choose an encoder of width {wants}, or another variant")
 
     def _check_latents(self, plan: Plan) -> Iterator[Problem]:
-        if "latent_tokenizer" not in plan.tables or "dataset" not in plan.tables:
+        if "latent_tokenizer" not in plan.tables:
             return
-        data, config = plan.options("dataset"), VARIANTS[self.variant]
-        try:
-            channels, *size = plan.options("latent_tokenizer").latent_shape(data.num_frames, data.height, data.width)
-        except ValueError:
-            return  # reported by the plan itself
+        sizes: dict[tuple[int, ...], str] = {}  # each with the table that asks for it
+        if "dataset" in plan.tables:
+            data = plan.options("dataset")
+            sizes[data.num_frames, data.height, data.width] = "dataset"
+        if "generate" in plan.tables:
+            sizes.setdefault(plan.video_size(), "generate")
+        for size, table in sizes.items():
+            try:
+                channels, *latents = plan.options("latent_tokenizer").latent_shape(*size)
+            except ValueError:
+                continue  # reported by the plan itself
+            yield from self._check_size(plan, table, size, channels, latents)
+
+    def _check_size(
+        self, plan: Plan, table: str, size: Sequence[int], channels: int, latents: Sequence[int]
+    ) -> Iterator[Problem]:
+        """Of clips or videos of `size` (frames, height, width) with these latents."""
+        config = VARIANTS[self.variant]
         if channels != config.latent_channels:
             what = f"latents of {channels} channels do not fit the model, which takes {config.latent_channels}"
             yield plan.problem("latent_tokenizer", "use", what, "choose another latent tokenizer")
         keys, patches = ("num_frames", "height", "width"), (1, PATCH, PATCH)
-        for key, latent, patch, most in zip(keys, size, patches, config.max_size, strict=True):
+        for key, pixels, latent, patch, most in zip(keys, size, latents, patches, config.max_size, strict=True):
             if latent % patch:
-                what = f"{key} = {getattr(data, key)} gives {latent} latents, which the model cannot pair"
-                yield plan.problem("dataset", key, what, f"choose a {key} that gives an even number")
+                what = f"{key} = {pixels} gives {latent} latents, which the model cannot pair"
+                yield plan.problem(table, key, what, f"choose a {key} that gives an even number")
             if latent > most:
-                what = f"{key} = {getattr(data, key)} gives {latent} latents, the model takes at most {most}"
-                yield plan.problem("dataset", key, what, f"choose a smaller {key}")
-        if size[0] <= self.given_frames_max:
-            what = f"given_frames_max = {self.given_frames_max} leaves nothing to learn of {size[0]} latent frames"
-            fix = f"at most {size[0] - 1}, or longer clips"
+                what = f"{key} = {pixels} gives {latent} latents, the model takes at most {most}"
+                yield plan.problem(table, key, what, f"choose a smaller {key}")
+        if table == "dataset" and latents[0] <= self.given_frames_max:
+            what = f"given_frames_max = {self.given_frames_max} leaves nothing to learn of {latents[0]} latent frames"
+            fix = f"at most {latents[0] - 1}, or longer clips"
             yield plan.problem("model", "given_frames_max", what, fix)
 
 

@@ -55,9 +55,10 @@ def test_the_tiny_recipe_is_right(tmp_path: Path) -> None:
         (["text_encoder.width=32"], "text of width 32 does not fit the model's variant tiny, which takes 64"),
         (["dataset.num_frames=9"], "given_frames_max = 2 leaves nothing to learn of 2 latent frames"),
         (["dataset.height=968"], "height = 968 gives 242 latents, the model takes at most 240"),
+        (["generate.height=968"], "[generate] height = 968 gives 242 latents, the model takes at most 240"),
         (["latent_tokenizer.use=cosmos-cv8x8x8", "dataset.width=72"], "width = 72 gives 9 latents"),
         (["model.weights=nowhere.safetensors"], "there is nothing at nowhere.safetensors"),
-        (["model.weights=run:never"], "there is nothing at"),
+        (["model.weights=run:never"], "there is no run never"),
         (["model.given_frames_min=3"], "given_frames_min must be at most given_frames_max = 2"),
         (["model.variant=8b"], "variant must be"),
     ],
@@ -73,3 +74,11 @@ def test_downloads() -> None:
     assert Video2WorldOptions(variant="tiny").needs() == []
     assert Video2WorldOptions(variant="tiny").fresh
     assert not Video2WorldOptions(variant="tiny", weights="w.pt").fresh
+
+
+def test_what_the_published_weights_have_not_seen_is_said() -> None:
+    published = Video2WorldOptions()
+    assert list(published.untried(121, 704, 1280, 24, 9)) == []
+    said = [each.split(";")[0] for each in published.untried(57, 512, 512, 60, 17)]
+    assert said == ["57 frames in one go", "512x512 pixels", "60 frames a second", "17 given frames"]
+    assert list(Video2WorldOptions(variant="tiny").untried(57, 512, 512, 60, 17)) == []
