@@ -120,7 +120,8 @@ def test_forge_alone_says_what_to_do_first(forge, monkeypatch, tmp_path):
 def test_version_and_help(forge):
     assert forge("--version")[1] == f"{cosmos_forge.__version__}\n"
     code, out, _ = forge("--help")
-    commands = ["run", "fetch", "prepare", "train", "export", "generate", "explain", "plugins", "doctor", "watch"]
+    stages = ["fetch", "prepare", "train", "export", "generate"]
+    commands = ["run", *stages, "explain", "plugins", "data", "doctor", "watch", "new"]
     assert code == 0 and re.findall(r"^  (\w+)  ", out.partition("Commands:")[2], re.MULTILINE) == commands
     assert "..." not in out.partition("Commands:")[2]
     assert forge("run", "--nonsense", "r.toml")[0] == 2
