@@ -16,6 +16,7 @@ from cosmos_forge.ema import PowerEMA
 from cosmos_forge.kinds import Method, Model, Parallelism
 from cosmos_forge.loading import load_model
 from cosmos_forge.recompute import choose_levels, recompute_blocks
+from cosmos_forge.trained import Weights
 from cosmos_forge.worker import component
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Assembly:
 def assemble(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Assembly:
     """Load, adapt, compile, parallelise, recompute, optimizer, average, resume: in this order."""
     options = plan.train
-    model = load_model(plan, context, plan.options("model").weights)
+    model = load_model(plan, context, Weights(plan.options("model").weights))
     method: Method = component(plan, "method", context)
 
     context.emit(events.Note(method.adapt(model.net)))

@@ -13,13 +13,13 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from cosmos_forge import generate_checks, machine, sharing, validation_checks
+from cosmos_forge.adapters import check as weights_to_load
 from cosmos_forge.errors import ForgeError, Problem, show_path
 from cosmos_forge.options import Download, nearest
 from cosmos_forge.plan import SIZES, Plan
 from cosmos_forge.recipe import ROOT, Recipe
 from cosmos_forge.stages import STAGES
 from cosmos_forge.tables import TABLES, Table, kind_of
-from cosmos_forge.trained import check as weights_of_runs
 
 SPARE_GB = 1.0  # for logs, events and videos
 
@@ -33,7 +33,7 @@ def check(plan: Plan, recipe: Recipe, stages: tuple[str, ...]) -> list[Problem]:
     problems += missing
     for part in (_train, _sizes, _export, generate_checks.check, sharing.check, validation_checks.check):
         problems += part(plan, stages)
-    problems += weights_of_runs(plan, stages)
+    problems += weights_to_load(plan, stages)
     problems += _plugins(plan, stages, whole)
     if whole:
         problems += _downloads(plan, stages)

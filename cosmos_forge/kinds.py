@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import Tensor, nn
 
@@ -131,7 +133,8 @@ def in_turn(*branches: Callable[[], Tensor]) -> Sequence[Tensor]:
 class ModelOptions(Protocol):
     """weights: what to start from, as `Context.resolve` takes it; None for the component's own default. A checkpoint
     is put together from what its run began from, so the core asks for that with `weights` and, where the class says
-    `beginning`, the names of all fields that tell how it is read, with these as they are in that run.
+    `beginning`, the names of all fields that tell how it is read, with these as they are in that run. Where others know
+    the net's tensors by other names, `own_name(name)` is its own for theirs.
 
     A model whose network offers `share_sequence` also says `heads`, the number of its self-attentions' heads. One that
     can write what was trained in forms of its own says `forms`: by the name that `export.forms` takes, import strings
@@ -227,7 +230,12 @@ class Team(Protocol):
 
 class MethodOptions(Protocol):
     """trained: how many numbers would train of a network with parameters of these shapes, by name; `forge explain` asks
-    where the model's options tell them. Options without it may leave it out."""
+    where the model's options tell them. Options without it may leave it out.
+
+    A method whose results can be added to a network, several at once and each with a strength of its own, has options
+    that say `reads(path)`, asked of the class: whether what lies there is such a result, of its own or as others write
+    it. Its objects, built with default options, then offer what `Adding` says.
+    """
 
     def trained(self, shapes: Mapping[str, Sequence[int]]) -> int: ...
 
@@ -250,6 +258,19 @@ class Method(Protocol):
 
     def merge(self, base: Mapping[str, Tensor], result: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Plain weights under the base's names, equal to the adapted network; `result` is what `result` gave."""
+        ...
+
+
+class Adding(Protocol):
+    """What a `Method` offers besides where its results can be added to a network."""
+
+    def read(self, path: Path, own_name: Callable[[str], str]) -> Mapping[str, Tensor]:
+        """What lies at `path`, as `Method.result` would have given it. own_name: gives the network's own name of a
+        tensor that others call otherwise. Raises ForgeError, listing them, for tensors that it has no use for."""
+        ...
+
+    def changes(self, result: Mapping[str, Tensor]) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        """By the name of each weight that a result changes: from the weight, float32, what is added to it."""
         ...
 
 

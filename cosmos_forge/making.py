@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,13 +19,11 @@ from cosmos_forge.judge import judge
 from cosmos_forge.run import Run
 from cosmos_forge.sampling import decode, encode_given, sample
 from cosmos_forge.sharing import Share
+from cosmos_forge.trained import Weights
 from cosmos_forge.types import Context, TextEmbedding
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
-
-Weights = Path | str | None
-
 
 @dataclass(frozen=True)
 class Making:
@@ -49,7 +46,7 @@ class Making:
         given = encode_given(self.plan, self.context, jobs, self.share)
         before: dict[str, dict[str, float]] = {}
         if self.plan.generate.compare_base and self.plan.generate.input is None:
-            base = self.plan.options("model").weights
+            base = Weights(self.plan.options("model").weights)
             for each, frames_CTHW in self._sampled(videos, jobs, given, base, "videos of the base"):
                 before[each.name] = judge(each, frames_CTHW)
         for each, frames_CTHW in self._sampled(videos, jobs, given, self.weights, "videos"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +21,7 @@ from cosmos_forge.memory import Residency
 from cosmos_forge.residency import choose_residency, settle
 from cosmos_forge.sharing import Share
 from cosmos_forge.stages.prepare import Cache, encode_texts
+from cosmos_forge.trained import Weights
 from cosmos_forge.types import Condition, Context, TextEmbedding
 from cosmos_forge.worker import component
 
@@ -59,7 +59,7 @@ def encode_given(plan: Plan, context: Context, jobs: Sequence[Job], share: Share
 def sample(
     plan: Plan,
     context: Context,
-    weights: Path | str | None,
+    weights: Weights,
     jobs: Sequence[Job],
     texts: dict[str | None, TextEmbedding],
     given: list[Tensor],
@@ -107,11 +107,11 @@ def sample(
     return latents
 
 
-def _load_model(plan: Plan, context: Context, weights: Path | str | None, residency: Residency, share: Share) -> Model:
+def _load_model(plan: Plan, context: Context, weights: Weights, residency: Residency, share: Share) -> Model:
     """The model with these weights, ready to be sampled from. What does not stay on the device as it is, is loaded into
     host memory first."""
     first = context if residency == "resident" else replace(context, device=torch.device("cpu"))
-    model = load_model(plan, first, str(weights) if weights else None)
+    model = load_model(plan, first, weights)
     model.net.eval().requires_grad_(False)
     settle(model.net, model.blocks, residency, context.device)
     if share.team and share.team.sequence:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,15 @@ if TYPE_CHECKING:
 REFERENCE = re.compile(r"(?:run:(?P<run>[^@]*))?(?:@(?P<which>.*))?")
 WHICH = re.compile(r"(?P<step>\d+|best|newest)?(?:(?:^|(?<=.)-)(?P<kind>ema|regular))?")
 FORMS = "@best, @newest, @ema, @regular, or a step such as @400 or @400-ema"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a model is filled with. name: as a recipe calls it; None for the model's own default. adapters: names of
+    what is added, with strengths."""
+
+    name: str | None
+    adapters: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,16 @@ def is_reference(weights: str | None) -> bool:
     return bool(weights and REFERENCE.fullmatch(weights))
 
 
+def run_of(plan: Plan, weights: str) -> Plan:
+    """The plan of the run that a reference is about."""
+    return _plan_of(plan, _run_of(plan, weights))
+
+
+def is_of(plan: Plan, weights: str) -> bool:
+    """Whether weights come out of the run that this plan makes."""
+    return is_reference(weights) and _run_of(plan, weights) == plan.name
+
+
 def exported(plan: Plan, weights: str) -> Path:
     """The file behind weights that lie in one: a path relative to the working directory, or what a run exported."""
     reference = REFERENCE.fullmatch(weights)
@@ -131,21 +150,17 @@ def chain(plan: Plan, weights: str | None) -> list[Kept]:
     return found
 
 
-def describe(plan: Plan, weights: str | None) -> str:
-    """Weights in words, for the record of what was made with them."""
-    kept = find(plan, weights)
-    return f"{weights}: {kept}" if kept else weights or "the model's own"
-
-
 def check(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
     """Weights out of runs that are not there, or are of another model."""
     if "model" not in plan.tables or not any("model" in STAGES[stage].tables for stage in stages):
         return
     wanted = [("model", "weights", plan.options("model").weights)]
+    if "generate" in stages and "generate" in plan.tables:
+        wanted.append(("generate", "weights", plan.generate.weights))
     for table, key, weights in wanted:
         if not is_reference(weights):
             continue
-        own = _run_of(plan, weights) == plan.name
+        own = is_of(plan, weights)
         if own and table == "model" and "train" in plan.tables:
             fix = "name another run, or other weights; generate.weights may be this run's"
             yield plan.problem(table, key, f"{key} = {weights}: a run cannot begin from itself", fix)
@@ -158,7 +173,8 @@ def _faults(plan: Plan, weights: str) -> Iterator[tuple[str, str]]:
     name = _run_of(plan, weights)
     try:
         checkpoints = chain(plan, weights)
-        yield from _unlike(plan, _plan_of(plan, name), weights)
+        if fault := unlike(plan, run_of(plan, weights), weights):
+            yield fault
         yield from _beginning_is_gone(plan, checkpoints[0]) if checkpoints else ()
         if not checkpoints and not exported(plan, weights).exists():
             what = f"{weights}: there is nothing at {show_path(exported(plan, weights))}; run {name}"
@@ -180,16 +196,16 @@ def _beginning_is_gone(plan: Plan, first: Kept) -> Iterator[tuple[str, str]]:
             yield f"{begun} {need.repo}, which is not on this machine", fix
 
 
-def _unlike(plan: Plan, other: Plan, weights: str) -> Iterator[tuple[str, str]]:
-    """Whether a run's network is not this plan's: of another component, or with other parameters."""
+def unlike(plan: Plan, other: Plan, weights: str) -> tuple[str, str] | None:
+    """What makes a run's network another than this plan's, if it is one, and how to mend it."""
     ours, theirs = plan.table("model"), other.table("model")
     shapes = [getattr(table.options, "parameter_shapes", lambda: None)() for table in (ours, theirs)]
     if ours.use == theirs.use and shapes[0] == shapes[1]:
-        return
+        return None
     mine, its = ours.values(), theirs.values()
     keys = [key for key in its if key != "weights" and its[key] != mine.get(key)]
     told = ", ".join(f"{key} = {its[key]}, here {mine.get(key)}" for key in keys)
-    yield f"{weights} is of another network: {told}", "make [model] what it is in that run"
+    return f"{weights} is of another network: {told}", "make [model] what it is in that run"
 
 
 def _step(there: _Checkpoints, said: str | None) -> int | None:

@@ -16,6 +16,7 @@ from cosmos_forge.files import atomic, write_text
 from cosmos_forge.kinds import Method
 from cosmos_forge.loading import load_model
 from cosmos_forge.run import Run
+from cosmos_forge.trained import Weights
 from cosmos_forge.types import Context, Result, Trained
 from cosmos_forge.worker import component, load
 
@@ -42,7 +43,7 @@ def run(plan: Plan, run: Run, context: Context) -> None:
     context.emit(events.Note(f"{kept} weights of step {step}{why}"))
 
     method: Method = component(plan, "method", context)
-    model = load_model(plan, context, plan.options("model").weights)
+    model = load_model(plan, context, Weights(plan.options("model").weights))
     base = {name: tensor.cpu() for name, tensor in model.net.state_dict().items()}
     method.adapt(model.net)
     results = _results(method, chosen, ["regular", "ema"] if plan.export.forms else [kept])

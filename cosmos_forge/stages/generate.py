@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
 from cosmos_forge import events, outputs
+from cosmos_forge.adapters import identity
 from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.generate_checks import untried
 from cosmos_forge.jobs import find_videos
@@ -16,6 +16,7 @@ from cosmos_forge.making import Making
 from cosmos_forge.run import Run
 from cosmos_forge.sampling import embed_texts
 from cosmos_forge.sharing import share_videos
+from cosmos_forge.trained import Weights
 from cosmos_forge.types import Context
 
 if TYPE_CHECKING:
@@ -29,14 +30,14 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     is there already, made with the same settings, stays.
     """
     world, options = context.world, plan.generate
-    weights = trained_weights(plan, run) or plan.options("model").weights
+    weights = weights_of(plan, run)
     videos = find_videos(plan, run, context)
     outputs.check_names(videos)
     for text in untried(plan, {each.fps for each in videos}, {each.given for each in videos}):
         context.emit(events.Note(f"beyond training: {text}", warning=True))
     if plan.lengths.chunks > 1:
         context.emit(events.Note(str(plan.lengths)))
-    settings = {each.name: outputs.settings(plan, identity(weights), each) for each in videos}
+    settings = {each.name: outputs.settings(plan, identity(plan, weights), each) for each in videos}
     todo = [each for each in videos if not outputs.is_there(run, each, settings[each.name])]
     if there := len(videos) - len(todo):
         context.emit(events.Note(f"{there} of {len(videos)} videos are there, made with the same settings"))
@@ -56,19 +57,11 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
         outputs.finish(plan, run, context, videos)
 
 
-def trained_weights(plan: Plan, run: Run) -> Path | None:
-    """What this run has exported; None for a recipe without training. Raises ForgeError where it is missing."""
-    path = run.export / "model.safetensors"
-    if path.exists():
-        return path
-    if "train" in plan.tables:
+def weights_of(plan: Plan, run: Run) -> Weights:
+    """What videos are made with: what the recipe asks for, else what this run has exported, else, without training,
+    what the model starts from. Raises ForgeError where the export is missing."""
+    options, path = plan.generate, run.export / "model.safetensors"
+    name = options.weights or (str(path) if path.exists() else plan.options("model").weights)
+    if "train" in plan.tables and not (options.weights or path.exists()):
         raise ForgeError(f"{show_path(path)} is missing", "run `train` and `export` first; export.merge must be true")
-    return None
-
-
-def identity(weights: Path | str | None) -> dict[str, Any]:
-    """What weights are called, and what tells them from others that were called so."""
-    path = Path(weights or "")
-    files = sorted(path.rglob("*")) if path.is_dir() and weights else [path]
-    stamps = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
-    return {"weights": str(weights or "published or fresh"), "weights_files": stamps}
+    return Weights(name, options.adapters)

@@ -107,6 +107,16 @@ class GenerateOptions(Options):
         description="a picture or video to continue, a folder of them (NAME.txt beside one is its prompt), or a JSONL "
         'whose lines are {"visual_input": path, "prompt": text} as in Cosmos; default: every held-out clip',
     )
+    weights: str | None = Field(
+        None,
+        description="what to generate with, as model.weights takes it; @best, @400 or @ema are of this run; default: "
+        "what this run exported, without training model.weights",
+    )
+    adapters: dict[str, float] = Field(
+        {},
+        description="what is added to the weights, with strengths: folders or files of adapters, run:NAME or "
+        'run:NAME@400; { "run:kitchen" = 1.0, "other/adapter_model.safetensors" = 0.6 }',
+    )
     prompt: str | list[str] | None = Field(
         None,
         description="what happens, where folder or JSONL say nothing; a list has one for each chunk of a long video; "

@@ -11,6 +11,7 @@ from cosmos_forge import Download, Options, Problem, hookimpl
 from cosmos_forge.types import Activations
 from forge_cosmos1.tokenizer_options import TokenizerOptions
 from forge_cosmos1.variants import PATCH, VARIANTS, count_flops, count_tokens, parameter_shapes
+from forge_cosmos1.weights_names import from_diffusers
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
@@ -97,6 +98,11 @@ class Video2WorldOptions(Options):
     def fresh(self) -> bool:
         """Whether training starts from nothing."""
         return self.weights == "fresh" or (self.weights is None and self.variant not in PUBLISHED)
+
+    @staticmethod
+    def own_name(name: str) -> str:
+        """Of a tensor that diffusers calls `name`; any other is returned as it is."""
+        return from_diffusers(name.removeprefix("transformer."))
 
     @property
     def heads(self) -> int:

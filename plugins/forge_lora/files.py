@@ -1,14 +1,16 @@
-"""Adapters in files: peft's layout, which is read and written, and the reference's, which is read.
+"""Adapters in files: peft's layout is read and written, those of diffusers and of the reference are read.
 
 In peft's names `lora_A` is down, of (rank, in), `lora_B` is up, of (out, rank), and DoRA's `lora_magnitude_vector` is
 of (out,). The reference (cosmos-predict1, training/utils/peft) keeps base and adapters in one `iter_N_model.pt`, where
-the adapter of the layer `to_q.0` is `to_q_lora.net.0` (down) and `to_q_lora.net.1` (up).
+the adapter of the layer `to_q.0` is `to_q_lora.net.0` (down) and `to_q_lora.net.1` (up). diffusers has one file with
+peft's names, each behind its part of the pipeline, and peft's configuration, if at all, in the file's metadata.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -26,6 +29,9 @@ PREFIX = "base_model.model."  # what peft puts before every name in a file
 STEM = "adapter_model"
 CONFIG = "adapter_config.json"
 PARTS = {"lora_A.weight": "down", "lora_B.weight": "up", "lora_magnitude_vector": "magnitude"}
+END_OF = {part: end for end, part in PARTS.items()}
+OF_DIFFUSERS = "pytorch_lora_weights.safetensors"
+METADATA = "lora_adapter_metadata"  # where diffusers' file has peft's configuration, each key behind its part's name
 THERE = re.compile(r"(?P<layer>.+\.to_[a-z]+)_lora\.net\.(?P<part>[01])\.weight")
 
 
@@ -48,23 +54,39 @@ def read_adapters(path: Path) -> Adapters:
         found, scales = _from_reference(path), {}
     else:
         file = path / f"{STEM}.safetensors" if path.is_dir() else path
+        if path.is_dir() and not file.exists() and (path / OF_DIFFUSERS).exists():
+            file = path / OF_DIFFUSERS
         if not file.exists():
             raise ForgeError(f"there are no adapters at {file}", "give a folder that holds adapter_model.safetensors")
         found = by_layer(load_file(file))
-        scales = _scales(file.parent / CONFIG, found)
+        scales = _scales(_config(file), found)
+    if halves := [layer for layer, parts in found.items() if not {"down", "up"} <= parts.keys()]:
+        raise ForgeError(f"{path} holds half an adapter: {', '.join(halves)}", "write or download it again")
     if not found:
         raise ForgeError(f"{path} holds no adapters", "give peft's folder, or a training file of Cosmos")
     return Adapters(path, found, scales)
 
 
 def by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """peft's tensors by the layer that they stand beside, and their part in it."""
+    """peft's tensors by the layer that they stand beside, and their part in it. Raises ForgeError, listing them, for
+    those that are no part of an adapter."""
     layers: dict[str, dict[str, Tensor]] = {}
+    strangers = []
     for name, tensor in tensors.items():
-        for end, part in PARTS.items():
-            if name.endswith(f".{end}"):
-                layers.setdefault(name.removeprefix(PREFIX).removesuffix(f".{end}"), {})[part] = tensor
+        end = next((end for end in PARTS if name.endswith(f".{end}")), None)
+        if end:
+            layers.setdefault(name.removeprefix(PREFIX).removesuffix(f".{end}"), {})[PARTS[end]] = tensor
+        else:
+            strangers.append(name)
+    if layers and strangers:
+        what = f"{len(strangers)} of {len(tensors)} tensors are no part of an adapter: {', '.join(strangers)}"
+        raise ForgeError(what, "lora_A.weight, lora_B.weight and lora_magnitude_vector are known")
     return layers
+
+
+def name_of(layer: str, part: str) -> str:
+    """peft's name of a part of a layer's adapter."""
+    return f"{PREFIX}{layer}.{END_OF[part]}"
 
 
 def peft_config(options: LoraOptions, layers: list[str]) -> dict[str, Any]:
@@ -87,18 +109,30 @@ def peft_config(options: LoraOptions, layers: list[str]) -> dict[str, Any]:
     }
 
 
-def _scales(config: Path, layers: Iterable[str]) -> dict[str, float]:
-    """alpha / rank of each layer, as peft reads its configuration; none where there is none."""
-    if not config.exists():
+def _config(file: Path) -> dict[str, Any]:
+    """What peft's configuration says, which lies beside its file or, with diffusers, within; empty where it is lost."""
+    beside = file.parent / CONFIG
+    if beside.exists():
+        return dict(json.loads(beside.read_text(encoding="utf-8")))
+    with safe_open(file, framework="pt") as opened:
+        said = json.loads((opened.metadata() or {}).get(METADATA, "{}"))
+    return {key.rpartition(".")[2]: value for key, value in said.items()}
+
+
+def _scales(said: Mapping[str, Any], layers: Iterable[str]) -> dict[str, float]:
+    """What each layer's product is multiplied by, as peft reads its configuration; none where there is none."""
+    if not said:
         return {}
-    said = json.loads(config.read_text(encoding="utf-8"))
 
     def of(layer: str, patterns: dict[str, float], otherwise: float) -> float:
         return next((value for end, value in patterns.items() if ends(layer, end)), otherwise)
 
+    def divisor(rank: float) -> float:
+        return math.sqrt(rank) if said.get("use_rslora") else rank
+
     return {
         layer: of(layer, said.get("alpha_pattern") or {}, said["lora_alpha"])
-        / of(layer, said.get("rank_pattern") or {}, said["r"])
+        / divisor(of(layer, said.get("rank_pattern") or {}, said["r"]))
         for layer in layers
     }
 
@@ -118,4 +152,8 @@ def _from_reference(path: Path) -> dict[str, dict[str, Tensor]]:
         if match := THERE.fullmatch(name):
             part = ("down", "up")[int(match["part"])]
             layers.setdefault(f"{match['layer']}.0", {})[part] = tensor.float()
+        elif "_lora." in name:
+            raise ForgeError(
+                f"{path} has an adapter of another kind: {name}", "those of to_q, to_k, to_v, to_out are known"
+            )
     return layers

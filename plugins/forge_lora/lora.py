@@ -10,7 +10,9 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -19,8 +21,20 @@ from torch import Tensor, nn
 
 from cosmos_forge import Context, ForgeError, Problem
 from cosmos_forge.types import Result
-from forge_lora.files import CONFIG, PREFIX, STEM, Adapters, by_layer, peft_config, read_adapters
+from forge_lora.files import (
+    CONFIG,
+    PARTS,
+    PREFIX,
+    STEM,
+    Adapters,
+    by_layer,
+    name_of,
+    peft_config,
+    read_adapters,
+)
 from forge_lora.plugin import LoraOptions, ends
+
+Change = Callable[[Tensor], Tensor]
 
 ADAPTER = "default"  # peft's name for the one adapter there is; it stands in parameter names, not in files
 TRAINED = re.compile(rf"(.+)\.(lora_A|lora_B|lora_magnitude_vector)\.{ADAPTER}\.weight")
@@ -90,22 +104,33 @@ class Lora:
     def merge(self, base: Mapping[str, Tensor], result: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """V = W + scale * up @ down, with DoRA m V / |V|; computed in float32, in the base's dtype. Raises ForgeError
         for adapters of layers that the base has not."""
-        merged = dict(base)
-        for layer, parts in by_layer(result).items():
-            name = f"{layer}.weight"
-            if name not in base:
-                raise ForgeError(
-                    f"the adapter of `{name}` has no such weight to be merged into",
-                    fix="merge it into the network that it was trained on",
-                )
-            weight = base[name]
-            down, up = (parts[part].to(weight.device, torch.float32) for part in ("down", "up"))
-            whole = weight.float() + self.options.scale_of(layer) * (up @ down)
-            if "magnitude" in parts:
-                magnitude = parts["magnitude"].to(weight.device, torch.float32)
-                whole *= (magnitude / torch.linalg.norm(whole, dim=1))[:, None]
-            merged[name] = whole.to(weight.dtype)
-        return merged
+        changes = self.changes(result)
+        if strangers := [name for name in changes if name not in base]:
+            raise ForgeError(
+                f"the adapter of `{strangers[0]}`, one of {len(strangers)}, has no such weight to be merged into",
+                fix="merge it into the network that it was trained on",
+            )
+        merged = {name: base[name].float() + change(base[name].float()) for name, change in changes.items()}
+        return {name: merged[name].to(weight.dtype) if name in merged else weight for name, weight in base.items()}
+
+    def changes(self, result: Mapping[str, Tensor]) -> dict[str, Change]:
+        """By the name of each adapted weight W, in float32, what is added to it: scale * up @ down, with DoRA
+        m V / |V| - W. Raises ForgeError for tensors that are no part of an adapter."""
+        return {
+            f"{layer}.weight": partial(_change, layer, parts, self.options.scale_of(layer))
+            for layer, parts in by_layer(result).items()
+        }
+
+    def read(self, path: Path, own_name: Callable[[str], str]) -> dict[str, Tensor]:
+        """The adapters behind a path (see `files.read_adapters`) as `result` would have given them: of the network's
+        own layers, and up multiplied so that this method's scale is the file's; 1 where a file does not say."""
+        found, tensors = read_adapters(path), dict[str, Tensor]()
+        for theirs, parts in found.tensors.items():
+            layer = own_name(f"{theirs}.weight").removesuffix(".weight")
+            factor = found.scales.get(theirs, 1.0) / self.options.scale_of(layer)
+            for part, value in parts.items():
+                tensors[name_of(layer, part)] = value * factor if part == "up" else value
+        return tensors
 
     def _compare(self, found: Adapters, names: Sequence[str]) -> None:
         """Raises ForgeError where the adapters to start from are not those of the options."""
@@ -132,6 +157,21 @@ class Lora:
             problems.append(Problem(f"{found.path} was trained with DoRA", fix="dora = true"))
         if problems:
             raise ForgeError(problems)
+
+
+def _change(layer: str, parts: Mapping[str, Tensor], scale: float, weight: Tensor) -> Tensor:
+    """What a layer's adapter adds to its weight, both float32."""
+    down, up, *lengths = (parts[part].to(weight.device, torch.float32) for part in PARTS.values() if part in parts)
+    if (len(up), down.shape[1]) != weight.shape:
+        what = (
+            f"the adapter of `{layer}` is of a layer of {[len(up), down.shape[1]]}, the network's is {[*weight.shape]}"
+        )
+        raise ForgeError(what, "choose the variant of the model that it was trained on")
+    change = scale * (up @ down)
+    if not lengths:
+        return change
+    whole = weight + change
+    return whole * (lengths[0] / torch.linalg.norm(whole, dim=1))[:, None] - weight
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, field_validator
@@ -54,6 +55,13 @@ class LoraOptions(Options):
             except re.error as error:
                 raise ValueError(f"`{target}` is no regular expression: {error}") from None
         return targets
+
+    @classmethod
+    def reads(cls, path: Path) -> bool:
+        """Whether adapters lie at `path`, judged by the names of tensors. Imports no torch."""
+        from forge_lora.looks import holds_adapters
+
+        return holds_adapters(path)
 
     def rank_of(self, layer: str) -> int:
         """The inner width of a layer's adapter."""
