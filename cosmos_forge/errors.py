@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-# Exit codes. FAILED: a stage broke. WRONG: the recipe or the machine is not right. NO_SPACE: of a worker alone, whose
-# disk is too full for words.
-DONE, FAILED, WRONG, NO_SPACE, INTERRUPTED = 0, 1, 2, 28, 130
+# Exit codes. FAILED: a stage broke. WRONG: the recipe or the machine is not right. REFUSED: by a guardrail. NO_SPACE: of
+# a worker alone, whose disk is too full for words.
+DONE, FAILED, WRONG, REFUSED, NO_SPACE, INTERRUPTED = 0, 1, 2, 3, 28, 130
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,11 @@ class Problem:
 class ForgeError(Exception):
     """A person's mistake or a machine that is not right: shown as text, never as a traceback.
 
-    problems: all that were found, in the order of the recipe.
+    problems: all that were found, in the order of the recipe. code: the exit code to end with.
     """
 
-    def __init__(self, problems: Problem | str | Iterable[Problem], fix: str = "") -> None:
+    def __init__(self, problems: Problem | str | Iterable[Problem], fix: str = "", code: int = WRONG) -> None:
+        self.code = code
         if isinstance(problems, str):
             problems = Problem(problems, fix=fix)
         if isinstance(problems, Problem):

@@ -103,6 +103,25 @@ def register_samplers(register: Register) -> None:
 
 
 @hookspec
+def register_prompt_upsamplers(register: Register) -> None:
+    """Offer prompt upsamplers: a person's prompt and the frame a video starts from to the prompt that is used.
+
+    Objects satisfy `kinds.PromptUpsampler`; built in the first worker of `generate`, before the text encoder.
+    Example: forge_upsample. Contract: `testing.PromptUpsamplerContract`.
+    """
+
+
+@hookspec
+def register_guardrails(register: Register) -> None:
+    """Offer guardrails: what may refuse a prompt, or refuse or change the frames of a video before it is written.
+
+    Objects satisfy `kinds.Guardrail`, their options `kinds.GuardrailOptions`; built in the workers of `generate`, each
+    by itself and only while it is asked. A recipe may have several: `[guardrail.NAME]`.
+    Example: forge_guardrails. Contract: `testing.GuardrailContract`.
+    """
+
+
+@hookspec
 def register_loggers(register: Register) -> None:
     """Offer loggers: what carries a run's events elsewhere.
 

@@ -46,7 +46,8 @@ class Video:
 
     name: of the files, unique. given: number of frames that it goes on from, and read, as in `Job`, these frames.
     source: facts about them, for the record. truth: reads the clip (CTHW, uint8) as far as it is known and the video
-    goes. then: prompts of the chunks after the first; the last holds for the rest.
+    goes. then: prompts of the chunks after the first; the last holds for the rest. asked: a person's own prompts, where
+    others were written in their place.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Video:
     source: Mapping[str, Any]
     truth: Callable[[], Tensor] | None = None
     then: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -167,7 +169,7 @@ def _notes(plan: Plan, wishes: Sequence[Wish], found: Sequence[Media], videos: S
         how = "stretched" if options.resize == "stretch" else "cropped in the middle and resized"
         notes.append(f"given frames are {how} to {height}x{width} pixels: {_some(resized)}")
     silent = [video.name for video in videos if not any(video.prompts)]
-    if silent and "prompt_upsampler" not in plan.tables:
+    if silent and not plan.each("prompt_upsampler"):
         notes.append(f"no prompt says what happens in {_some(silent)}")
     return notes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from cosmos_forge import outputs
 from cosmos_forge.chunks import Chunks
+from cosmos_forge.guard import FrameChecks, Safety, Stopped
 from cosmos_forge.jobs import Job, Video
 from cosmos_forge.judge import judge
 from cosmos_forge.run import Run
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Making:
     """What it takes. settings: of each video by its name, for its record. chunks: where each long one lies, and begun:
-    how many of its chunks were there when all processes looked."""
+    how many of its chunks were there when all processes looked. safety: what guardrails said of its prompts. checks:
+    those that look at frames."""
 
     plan: Plan
     run: Run
@@ -39,6 +42,8 @@ class Making:
     settings: Mapping[str, Mapping[str, Any]]
     chunks: Mapping[str, Chunks]
     begun: Mapping[str, int]
+    safety: Mapping[str, Safety]
+    checks: FrameChecks
 
     def in_one_go(self, videos: Sequence[Video]) -> None:
         """One video in memory at a time."""
@@ -86,7 +91,10 @@ class Making:
             known = np.stack(list(islice(frames(), video.truth().shape[1])))
             metrics = judge(video, torch.from_numpy(known).permute(3, 0, 1, 2))
         metrics |= {_of_base(name): before[name] for name in before if "copy" not in name}
-        outputs.write(self.run, video, frames(), {**self.settings[video.name], "safety": {}, "metrics": metrics})
+        safety = self.safety[video.name]
+        with suppress(Stopped):
+            outputs.write(self.run, video, self.checks.watch(safety, frames(), self.plan.lengths.chunk))
+        outputs.write_record(self.run, video, self.settings[video.name], safety, {} if safety.stopped else metrics)
 
 
 def _of_base(name: str) -> str:

@@ -15,6 +15,7 @@ from cosmos_forge import events, sheet, video
 from cosmos_forge.chunks import Chunks
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.files import write_json
+from cosmos_forge.guard import Safety
 from cosmos_forge.inputs import PICTURES, VIDEOS
 from cosmos_forge.jobs import Video
 from cosmos_forge.run import Run
@@ -35,6 +36,7 @@ def settings(plan: Plan, weights: Mapping[str, Any], made: Video) -> dict[str, A
     found = {
         "source": made.source,
         "prompt": made.prompts if made.then else made.prompt,
+        **_prompt_upsampler(plan, made),
         "negative_prompt": options.negative_prompt,
         "seed": options.seed,
         "guidance": options.guidance,
@@ -45,13 +47,28 @@ def settings(plan: Plan, weights: Mapping[str, Any], made: Video) -> dict[str, A
         "width": width,
         "fps": made.fps,
         "precision": plan.root.precision,
+        "fp8_weights": options.memory == "fp8",
         **{
             table: {"use": plan.use(table), **plan.values(table)}
             for table in ("sampler", "model", "latent_tokenizer", "text_encoder")
         },
         **weights,
+        "guardrails": {
+            table.name.partition(".")[2]: {**table.values(), "fingerprint": table.options.fingerprint()}
+            for table in plan.each("guardrail")
+        },
     }
     return dict(json.loads(json.dumps(found)))
+
+
+def _prompt_upsampler(plan: Plan, made: Video) -> dict[str, Any]:
+    """Who wrote the prompts, and from what."""
+    if not made.asked:
+        return {}
+    return {
+        "prompt_given": made.asked if made.then else made.asked[0],
+        "prompt_upsampler": plan.values("prompt_upsampler"),
+    }
 
 
 def is_there(run: Run, made: Video, settings: Mapping[str, Any]) -> bool:
@@ -63,17 +80,35 @@ def is_there(run: Run, made: Video, settings: Mapping[str, Any]) -> bool:
     return all(record.get(key) == value for key, value in settings.items())
 
 
-def write(run: Run, made: Video, frames_THWC: Iterable[np.ndarray], record: Mapping[str, Any]) -> None:
-    """The MP4 and, after it, its JSON: where that stands, the video is whole."""
+def write(run: Run, made: Video, frames_THWC: Iterable[np.ndarray]) -> None:
+    """The MP4; its record is to follow, and where both stand, the video is whole."""
     path = file_of(run, made)
     path.with_suffix(".json").unlink(missing_ok=True)
     video.write_mp4(frames_THWC, made.fps, path)
-    write_json(path.with_suffix(".json"), record)
+
+
+def write_record(
+    run: Run, made: Video, settings: Mapping[str, Any], safety: Safety, metrics: Mapping[str, Any]
+) -> None:
+    """The JSON beside the MP4, or, where a guardrail has stopped the video, in its place."""
+    path = file_of(run, made)
+    if safety.stopped:
+        path.unlink(missing_ok=True)
+    write_json(path.with_suffix(".json"), {**settings, "safety": safety.record(), "metrics": dict(metrics)})
+
+
+def read_records(run: Run, videos: Sequence[Video]) -> dict[str, dict[str, Any]]:
+    """The videos' records, by the name of the MP4."""
+    files = [file_of(run, each) for each in videos]
+    return {file.name: json.loads(file.with_suffix(".json").read_text()) for file in files}
 
 
 def finish(plan: Plan, run: Run, context: Context, videos: Sequence[Video]) -> None:
     """Sums up what all processes have made. An input's videos have a sheet of their own and no truth to be measured by,
     so what held-out clips have shown stays as it was."""
+    videos = [each for each in videos if file_of(run, each).exists()]
+    if not videos:
+        return
     rows: list[sheet.Row] = []
     for each in videos[:: -(-len(videos) // SHEET_VIDEOS)]:
         rows.append(sheet.row_of_file(f"{each.name}: generated", file_of(run, each), each.given))
@@ -90,7 +125,7 @@ def finish(plan: Plan, run: Run, context: Context, videos: Sequence[Video]) -> N
     run.leave("videos", run.videos)
     run.leave("contact sheet", run.videos / "contact-sheet.png")
 
-    records = [json.loads(file_of(run, each).with_suffix(".json").read_text()) for each in videos]
+    records = list(read_records(run, videos).values())
     metrics: dict[str, Any] = {
         name: float(np.mean([record["metrics"][name] for record in records])) for name in records[0]["metrics"]
     }

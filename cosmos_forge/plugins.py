@@ -28,6 +28,8 @@ KINDS: dict[str, str] = {
     "method": "register_methods",
     "parallelism": "register_parallelisms",
     "sampler": "register_samplers",
+    "prompt_upsampler": "register_prompt_upsamplers",
+    "guardrail": "register_guardrails",
     "logger": "register_loggers",
 }
 # Kinds of which a recipe may have several, each in a table [kind.NAME]; `use` is NAME unless it says otherwise.

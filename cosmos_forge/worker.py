@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosmos_forge import events, machine
-from cosmos_forge.errors import DONE, FAILED, NO_SPACE, WRONG, ForgeError
+from cosmos_forge.errors import DONE, FAILED, NO_SPACE, ForgeError
 from cosmos_forge.files import no_space, write_json
 from cosmos_forge.plugins import load
 from cosmos_forge.run import Run, digest
@@ -38,7 +38,7 @@ def main(folder: str, stage: str) -> int:
         work(run, stage, rank)
     except ForgeError as error:
         write_json(run.failure(stage, rank), str(error).splitlines())
-        return WRONG
+        return error.code
     except Exception as error:
         if no_space(error):
             return NO_SPACE

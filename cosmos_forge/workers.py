@@ -14,7 +14,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cosmos_forge import events
-from cosmos_forge.errors import DONE, FAILED, INTERRUPTED, NO_SPACE, WRONG, ForgeError, Problem, show_path
+from cosmos_forge.errors import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    NO_SPACE,
+    REFUSED,
+    WRONG,
+    ForgeError,
+    Problem,
+    show_path,
+)
 from cosmos_forge.joined import Session, place
 from cosmos_forge.run import Run
 from cosmos_forge.stages import STAGES
@@ -69,7 +79,8 @@ class Workers:
             return INTERRUPTED
         if self.first_failed is None:
             return DONE
-        return WRONG if self.first_failed[1] in (WRONG, NO_SPACE) else FAILED
+        code = WRONG if self.first_failed[1] == NO_SPACE else self.first_failed[1]
+        return code if code in (WRONG, REFUSED) else FAILED
 
     def failed(self) -> events.StageFailed:
         """Why the stage ended, in the words of the process that failed first."""

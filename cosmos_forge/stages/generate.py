@@ -10,6 +10,7 @@ from cosmos_forge import events, outputs
 from cosmos_forge.adapters import identity
 from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.generate_checks import untried
+from cosmos_forge.guard import FrameChecks, check_prompts, conclude
 from cosmos_forge.jobs import find_videos
 from cosmos_forge.kinds import Parallelism
 from cosmos_forge.making import Making
@@ -18,6 +19,7 @@ from cosmos_forge.sampling import embed_texts
 from cosmos_forge.sharing import share_videos
 from cosmos_forge.trained import Weights
 from cosmos_forge.types import Context
+from cosmos_forge.upsample import upsample_prompts
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
@@ -27,11 +29,11 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     """Leaves `videos/` with an MP4 and a JSON of its settings each, a contact sheet, and `metrics.json`.
 
     Text encoder, tokenizer and model are never in memory together. Each team of processes makes every n-th video. What
-    is there already, made with the same settings, stays.
+    is there already, made with the same settings, stays. Raises ForgeError at the end where guardrails stopped a video.
     """
     world, options = context.world, plan.generate
     weights = weights_of(plan, run)
-    videos = find_videos(plan, run, context)
+    videos = upsample_prompts(plan, run, context, find_videos(plan, run, context))
     outputs.check_names(videos)
     for text in untried(plan, {each.fps for each in videos}, {each.given for each in videos}):
         context.emit(events.Note(f"beyond training: {text}", warning=True))
@@ -41,6 +43,11 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     todo = [each for each in videos if not outputs.is_there(run, each, settings[each.name])]
     if there := len(videos) - len(todo):
         context.emit(events.Note(f"{there} of {len(videos)} videos are there, made with the same settings"))
+    safety = check_prompts(plan, context, todo)
+    for each in todo if world.rank == 0 else []:
+        if safety[each.name].stopped:
+            outputs.write_record(run, each, settings[each.name], safety[each.name], {})
+    todo = [each for each in todo if not safety[each.name].stopped]
     if todo:
         share = share_videos(plan, context, parallelism, len(todo))
         chunks = {each.name: outputs.chunks_of(plan, run, each, settings[each.name]) for each in todo}
@@ -48,13 +55,15 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
         # All processes meet in here, so each has seen what is there before another writes.
         prompts = [prompt for each in todo for prompt in each.prompts]
         texts = embed_texts(plan, context, prompts, options.negative_prompt if options.guidance else None)
-        making = Making(plan, run, context, share, weights, texts, settings, chunks, begun)
+        checks = FrameChecks(plan, context)
+        making = Making(plan, run, context, share, weights, texts, settings, chunks, begun, safety, checks)
         make = making.in_chunks if plan.lengths.chunks > 1 else making.in_one_go
         make(share.mine(todo))
     if world.size > 1:
         dist.barrier()
     if world.rank == 0:
         outputs.finish(plan, run, context, videos)
+        conclude(outputs.read_records(run, videos))
 
 
 def weights_of(plan: Plan, run: Run) -> Weights:

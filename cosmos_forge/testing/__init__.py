@@ -16,6 +16,7 @@ Options that need files are made by overriding `make_options(self, tmp_path)`. E
 from cosmos_forge.testing.contract import Contract
 from cosmos_forge.testing.data import DatasetContract, LatentTokenizerContract, TextEncoderContract
 from cosmos_forge.testing.fakes import TinyNet, make_context
+from cosmos_forge.testing.guard import GuardrailContract, PromptUpsamplerContract
 from cosmos_forge.testing.logger import LoggerContract
 from cosmos_forge.testing.model import ModelContract
 from cosmos_forge.testing.sampler import SamplerContract
@@ -24,11 +25,13 @@ from cosmos_forge.testing.training import MethodContract, ParallelismContract
 __all__ = [
     "Contract",
     "DatasetContract",
+    "GuardrailContract",
     "LatentTokenizerContract",
     "LoggerContract",
     "MethodContract",
     "ModelContract",
     "ParallelismContract",
+    "PromptUpsamplerContract",
     "SamplerContract",
     "TextEncoderContract",
     "TinyNet",

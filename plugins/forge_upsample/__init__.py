@@ -1,0 +1,1 @@
+"""Prompt upsamplers: Pixtral, and any server that speaks OpenAI's protocol."""
