@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
@@ -52,6 +52,57 @@ def _seconds(function: Callable[[], Any], device: torch.device) -> float:
     after.record()
     torch.cuda.synchronize()
     return before.elapsed_time(after) / 1000
+
+
+@dataclass
+class Clock:
+    """parts: seconds and peak GiB of each part of the work, in the order they began. steps: the same of each step of
+    what makes steps."""
+
+    device: torch.device
+    parts: dict[str, tuple[float, float]] = field(default_factory=dict)
+    steps: list[tuple[float, float]] = field(default_factory=list)
+    last: float = 0.0
+
+    def now(self) -> float:
+        """When all that was asked of the device is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def lap(self) -> tuple[float, float]:
+        """Seconds and peak GiB since the last one."""
+        now, cuda = self.now(), self.device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(self.device) / 2**30 if cuda else 0.0
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        seconds, self.last = now - self.last, now
+        return seconds, peak
+
+    def measured(self, what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, each of its calls added to `what`. It must not call another that is measured."""
+
+        def call(*inputs: Any, **named: Any) -> Any:
+            self.lap()
+            found = function(*inputs, **named)
+            before, now = self.parts.get(what, (0.0, 0.0)), self.lap()
+            self.parts[what] = before[0] + now[0], max(before[1], now[1])
+            return found
+
+        return call
+
+    def steps_of(self, sample: Callable[..., Any]) -> Callable[..., Any]:
+        """A sampler's `sample`, each of its steps taken down."""
+
+        def call(denoise: Any, noise: Any, generator: Any, on_step: Callable[[int], None]) -> Any:
+            def step_done(step: int) -> None:
+                self.steps.append(self.lap())
+                on_step(step)
+
+            self.lap()
+            return sample(denoise, noise, generator, step_done)
+
+        return call
 
 
 def release(device: torch.device) -> None:

@@ -42,17 +42,18 @@ def embed_texts(
 
 def encode_given(plan: Plan, context: Context, jobs: Sequence[Job], share: Share) -> list[Tensor]:
     """Latents of each job's given frames alone, which causality makes exact. The process that leads a team encodes."""
-    if share.leads and jobs:
-        tokenizer: LatentTokenizer = component(plan, "latent_tokenizer", context)
+    tokenizer: LatentTokenizer | None = component(plan, "latent_tokenizer", context) if share.leads and jobs else None
     latents = []
     for job in jobs:
-        if share.leads:
+        if tokenizer:
             found = tokenizer.encode(job.read()[None].to(context.device)).float()
         else:
             _, height, width = plan.video_size()
             shape = plan.options("latent_tokenizer").latent_shape(job.given, height, width)
             found = torch.empty(1, *shape, device=context.device)
         latents.append((share.team.tell(found) if share.team else found).cpu())
+    del tokenizer
+    _free(context)
     return latents
 
 

@@ -5,7 +5,7 @@ Shape suffixes: B batch, C channels, T time, H height, W width, L text tokens, D
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class ModelContract(Contract):
 
     def test_net_and_blocks(self, tmp_path: Path) -> None:
         model = self.loaded(tmp_path)
-        assert model.sigma_data > 0
+        assert model.sigma_data > 0, "`sigma_data` must be the deviation of clean data, a positive number"
         assert model.blocks, "`blocks` must name the repeated blocks"
         for name in model.blocks:
             assert any(True for _ in model.net.get_submodule(name).parameters()), f"block `{name}` has no parameters"
@@ -132,7 +132,9 @@ class ModelContract(Contract):
         clean = condition.latents_BCTHW[:, :, : condition.given] * model.sigma_data
         with torch.no_grad():
             x0_BCTHW = model.denoiser(condition, 1.0)(self.noisy(), torch.tensor([2.0]))
-        assert x0_BCTHW.dtype == torch.float32 and tuple(x0_BCTHW.shape) == (1, *self.latents)
+        assert x0_BCTHW.dtype == torch.float32 and tuple(x0_BCTHW.shape) == (1, *self.latents), (
+            f"x0 must be float32 of the state's shape, got {x0_BCTHW.dtype} of {tuple(x0_BCTHW.shape)}"
+        )
         far = (x0_BCTHW[:, :, : condition.given] - clean).abs().max().item()
         assert far < 1e-3, f"the given frames must come back, times sigma_data; they differ by {far:.2g}"
 
@@ -155,11 +157,32 @@ class ModelContract(Contract):
             model.denoiser(self.condition(), 0.0)(self.noisy(), torch.tensor([2.0]))
         assert len(seen) == 1, f"without guidance the network must be called once, through `model.net`; got {len(seen)}"
 
+    def test_evaluations_may_be_made_elsewhere(self, tmp_path: Path) -> None:
+        model = self.loaded(tmp_path)
+        seen: list[int] = []
+        model.net.register_forward_hook(lambda *_: seen.append(1))
+        within: list[int] = []
+
+        def backwards(*branches: Callable[[], Tensor]) -> Sequence[Tensor]:
+            before = len(seen)
+            found = [branch() for branch in branches[::-1]]
+            within.append(len(seen) - before)
+            assert within[-1] == len(branches), "each function given to `evaluate` must call the network once"
+            return found[::-1]
+
+        for guidance, count in ((0.0, 1), (3.0, 2)):
+            with torch.no_grad():
+                expected = model.denoiser(self.condition(), guidance)(self.noisy(), torch.tensor([2.0]))
+                seen.clear()
+                found = model.denoiser(self.condition(), guidance, backwards)(self.noisy(), torch.tensor([2.0]))
+            assert within.pop() == count == len(seen), "the network must be called within `evaluate` alone"
+            assert torch.equal(found, expected), "a function given to `evaluate` must not depend on another"
+
     def test_impose(self, tmp_path: Path) -> None:
         denoise, x_BCTHW = self.loaded(tmp_path).denoiser(self.condition(), 0.0), self.noisy()
         imposed = denoise.impose(x_BCTHW, torch.tensor([2.0]))
         assert torch.equal(imposed[:, :, 1:], x_BCTHW[:, :, 1:]), "only given frames may be replaced"
-        assert torch.isfinite(imposed).all()
+        assert torch.isfinite(imposed).all(), "the state with the given frames in place must be finite"
 
     def noisy(self) -> Tensor:
         """A state at sigma 2."""

@@ -56,3 +56,19 @@ def test_train_step_beside_its_peer():
     assert rows == [*settings, "diffusers, checkpointing"]
     assert said.count("8 of 8 layers adapted") == 2
     assert len(re.findall(r"^\S.*: \d+ TFLOP/s$", said, re.MULTILINE)) == 3
+
+
+@pytest.mark.slow
+def test_generate():
+    command = [sys.executable, str(BENCHMARKS / "generate.py"), "--tiny", "--steps", "3", "--memory", "streamed"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = dict(re.findall(r"^\| (\S.*?) \| (\d+\.\d+) s", done.stdout, re.MULTILINE))
+    assert {"text", "tokenizer: encoding", "all steps", "tokenizer: decoding", "writing"} <= rows.keys()
+    seconds = {name: float(value) for name, value in rows.items()}
+    assert seconds["each of 2 more steps, median"] <= seconds["all steps"] <= seconds["in all, but loading"]
+    assert (
+        sum(seconds[name] for name in ("text", "tokenizer: encoding", "all steps", "tokenizer: decoding"))
+        <= (seconds["in all, but loading"])
+    )
