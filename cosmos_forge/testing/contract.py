@@ -7,9 +7,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
+from cosmos_forge import kinds
 from cosmos_forge.options import Download, Options, build_options
 from cosmos_forge.plugins import Component, load_plugins
 from cosmos_forge.testing.fakes import build, make_context
@@ -35,6 +37,7 @@ class Contract:
     kind: ClassVar[str]
     use: ClassVar[str]
     options: ClassVar[dict[str, Any]] = {}
+    optional: ClassVar[tuple[str, ...]] = ()  # what `kinds` names of this kind, and a component may be without
 
     def make_options(self, tmp_path: Path) -> dict[str, Any]:
         """The table of options; override it where they name files, and make these files in `tmp_path`."""
@@ -66,8 +69,22 @@ class Contract:
     def test_build_resolves(self) -> None:
         target = self.registration().build
         module, _, name = target.partition(":")
-        found = getattr(importlib.import_module(module), name, None)
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except Exception as error:
+            raise AssertionError(f"build={target!r}: `{module}` cannot be imported: {error!r}") from error
         assert callable(found), f"build={target!r}: `{module}` has no callable `{name}`"
+
+    def test_has_what_its_kind_asks_for(self, tmp_path: Path) -> None:
+        protocol = "".join(word.capitalize() for word in self.kind.split("_"))
+        made = {protocol: self.make(tmp_path), f"{protocol}Options": self.read_options(tmp_path)}
+        for name, each in made.items():
+            asked = [*_members(getattr(kinds, name, None))]
+            missing = [member for member in asked if member not in self.optional and not hasattr(each, member)]
+            assert not missing, (
+                f"{type(each).__name__} has no {', '.join(f'`{member}`' for member in missing)}; `{name}` in "
+                "cosmos_forge/kinds.py says what is asked for"
+            )
 
     def test_registering_is_light(self, tmp_path: Path) -> None:
         table = json.dumps([self.kind, self.use, self.make_options(tmp_path), HEAVY], default=str)
@@ -103,3 +120,9 @@ class Contract:
         needs = self.read_options(tmp_path).needs()
         wrong = [need for need in needs if not (isinstance(need, Download) and need.files and need.gigabytes > 0)]
         assert not wrong, f"`needs` must give Downloads that name their files and how much they weigh, got {wrong}"
+
+
+def _members(protocol: type | None) -> Iterable[str]:
+    """The public attributes and methods that a Protocol names."""
+    names = {**vars(protocol), **protocol.__annotations__} if protocol else {}
+    return (name for name in names if name[0] != "_" or name in ("__len__", "__getitem__"))

@@ -45,7 +45,7 @@ class DatasetContract(Contract):
         dataset = self.make(tmp_path)
         last = len(dataset) - 1
         once, between, twice = dataset[last], dataset[0], dataset[last]
-        assert between.key == dataset.key(0)
+        assert between.key == dataset.key(0), f"[0] gave {between.key!r}, key(0) is {dataset.key(0)!r}"
         assert torch.equal(once.frames_CTHW, twice.frames_CTHW), "the same index must give the same frames"
         assert (once.caption, once.fps) == (twice.caption, twice.fps), "the same index must give the same clip"
 
@@ -137,7 +137,8 @@ class TextEncoderContract(Contract):
         text, options = self.make(tmp_path).encode(self.prompts), self.read_options(tmp_path)
         shape = (len(self.prompts), options.max_tokens, options.width)
         assert tuple(text.tokens_BLD.shape) == shape, f"options promise {shape}, got {tuple(text.tokens_BLD.shape)}"
-        assert text.tokens_BLD.dtype == torch.float32 and text.mask_BL.dtype == torch.bool
+        assert text.tokens_BLD.dtype == torch.float32, f"tokens must be float32, got {text.tokens_BLD.dtype}"
+        assert text.mask_BL.dtype == torch.bool, f"the mask must be bool, true on real tokens, got {text.mask_BL.dtype}"
         assert tuple(text.mask_BL.shape) == shape[:2], "there must be one mask entry a token"
         assert torch.isfinite(text.tokens_BLD).all(), "embeddings must be finite"
 

@@ -21,6 +21,7 @@ class MethodContract(Contract):
     misfit: options that match nothing in `net`, if the method has such."""
 
     kind = "method"
+    optional = ("trained",)
     tolerance: float = 1e-5
     misfit: dict[str, Any] | None = None
 
@@ -126,6 +127,7 @@ class ParallelismContract(Contract):
     """counts: how many processes to try. methods: names and options of fine-tuning methods to train TinyNet with."""
 
     kind = "parallelism"
+    optional = ("team",)
     counts: tuple[int, ...] = (1, 2)
     methods: MethodTable = ((None, {}),)
 

@@ -24,6 +24,7 @@ class Counted(Options):
     height: int = Field(16, description="pixels")
     width: int = Field(16, description="pixels, or numbers a token")
     max_tokens: int = Field(4, description="tokens")
+    steps: int = Field(30, description="steps")
     evaluations: int = Field(30, description="calls of the denoiser")
 
 
