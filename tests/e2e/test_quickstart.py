@@ -31,9 +31,9 @@ def test_every_stage_is_done_and_measured(quickstart):
     run, said = quickstart
     assert sorted(path.stem for path in (run / "stages").iterdir()) == ["export", "generate", "prepare", "train"]
     metrics = json.loads((run / "metrics.json").read_text())
-    assert set(metrics) == {"psnr_db", "psnr_copy_db", "clips", "train_seconds"}
+    assert set(metrics) == {"psnr_db", "psnr_copy_db", "ssim", "ssim_copy", "clips", "train_seconds"}
     assert metrics["clips"] == 2 and metrics["train_seconds"] > 0 and metrics["psnr_copy_db"] > 5
-    assert "runs/quickstart/videos" in said and "PSNR" in said
+    assert "runs/quickstart/videos" in said and "PSNR" in said and "held-out loss" in said
 
 
 def test_videos_play_and_say_how_they_were_made(quickstart):
