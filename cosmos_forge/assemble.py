@@ -61,7 +61,7 @@ def assemble(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -
         parameter.data = parameter.data.float()  # the optimizer's own copy is never below fp32
 
     plain = model.net
-    compile_blocks(plain, model.blocks, plan.root.compile, context)
+    compiled = compile_blocks(plain, model.blocks, plan.root.compile, context)
     model.net = parallelism.apply(plain, model.blocks)
     model.net.train()
 
@@ -69,7 +69,7 @@ def assemble(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -
     current = dict(plain.named_parameters())
     parameters = {name: current[name] for name in parameters}
     # Last of what changes the network: what is to be forgotten depends on how much of it this process holds.
-    recompute_blocks(plain, model.blocks, choose_levels(plan, plain, model.blocks, context))
+    recompute_blocks(plain, model.blocks, choose_levels(plan, plain, model.blocks, context, compiled))
     optimizer = _optimizer(parameters, options)
     ema = PowerEMA(cast("dict[str, Tensor]", parameters), options.ema_width) if options.ema else None
     assembly = Assembly(model, parameters, optimizer, ema)

@@ -24,23 +24,24 @@ from cosmos_forge.types import Context
 
 def compile_blocks(
     net: nn.Module, blocks: Sequence[str], choice: Literal["auto", "blocks", "none"], context: Context
-) -> None:
+) -> bool:
     """Lets blocks compile themselves when they are first called. Names and parameters of `net` stay as they are.
 
-    choice: as in a recipe. Says what it does, or why `auto` leaves a GPU's blocks as they are. Raises ForgeError where
-    `blocks` cannot be had.
+    choice: as in a recipe. Returns whether they will. Says what it does, or why `auto` leaves a GPU's blocks as they
+    are. Raises ForgeError where `blocks` cannot be had.
     """
     if choice == "none" or (choice == "auto" and context.device.type != "cuda"):
-        return
+        return False
     if lacking := _lacking(context.device):
         if choice == "blocks":
             raise ForgeError(f"torch.compile needs {lacking}", "install it, or set compile to auto or none")
         text = f"blocks are not compiled, which makes them slower: torch.compile needs {lacking}"
         context.emit(Note(text, warning=True))
-        return
+        return False
     for name in blocks:
         net.get_submodule(name).compile()
     context.emit(Note(f"{len(blocks)} blocks are compiled one by one; the first step waits for it"))
+    return True
 
 
 def _lacking(device: torch.device) -> str:

@@ -139,15 +139,15 @@ class ModelOptions(Protocol):
     A model whose network offers `share_sequence` also says `heads`, the number of its self-attentions' heads. One that
     can write what was trained in forms of its own says `forms`: by the name that `export.forms` takes, import strings
     of functions of the options and a `types.Trained`, which return how to write each file or folder, by its path within
-    the export's. One whose training memory is to be predicted says `activations(latent_shape, frozen)`: the
-    `types.Activations` of a sample with latents of (C, T, H, W), where most weights are frozen or all train. One whose
-    speed is to be told says `tokens(latent_shape)`, what its network makes of a sample, and `flops(latent_shape,
-    max_tokens, frozen=None)`: additions and multiplications of the matrix products of one forward pass on it; with
-    `frozen` told, of a forward and a backward pass that does without, or has, the gradients of weights; nothing that is
-    computed twice counts twice. One whose published weights know some videos only says `untried(num_frames, height,
-    width, fps, given_frames)`: a sentence for each thing about such a video that is new to them. One that tells its
-    size before it is built says `parameter_shapes()`, the shape of each parameter of its net by name, and `blocks`, as
-    the model does.
+    the export's. One whose training memory is to be predicted says `activations(latent_shape, frozen, compiled=False,
+    adapted=())`: the `types.Activations` of a sample with latents of (C, T, H, W), where most weights are frozen or all
+    train, the blocks are compiled or not; adapted: names of a block's parameters that train. One whose speed is to be
+    told says `tokens(latent_shape)`, what its network makes of a sample, and `flops(latent_shape, max_tokens,
+    frozen=None)`: additions and multiplications of the matrix products of one forward pass on it; with `frozen` told,
+    of a forward and a backward pass that does without, or has, the gradients of weights; nothing that is computed twice
+    counts twice. One whose published weights know some videos only says `untried(num_frames, height, width, fps,
+    given_frames)`: a sentence for each thing about such a video that is new to them. One that tells its size before it
+    is built says `parameter_shapes()`, the shape of each parameter of its net by name, and `blocks`, as the model does.
     """
 
     weights: str | None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Literal
 
 from cosmos_forge.types import Activations
@@ -75,18 +75,22 @@ def predict(
     average: bool,
 ) -> Memory:
     """levels: one a block. samples: that a process computes on at once; a part of one where processes share it.
-    number_bytes: of an element that the network computes with. An upper bound: compiled blocks keep less."""
+    number_bytes: of an element that the network computes with. An upper bound."""
     each = samples * number_bytes
     kept = {"none": activations.whole, "attention": activations.attention, "block": activations.block}
-    # What a block forgot is whole again while its gradients are computed.
-    again = max(activations.whole - kept[level] for level in levels)
+    # In the backward pass of a block those after it have let go of all, and what it forgot itself is whole again.
+    sums = accumulate(kept[level] for level in levels)
+    most, again = max(
+        (total + activations.whole - kept[level], activations.whole - kept[level])
+        for total, level in zip(sums, levels, strict=True)
+    )
     return Memory(
         weights=holdings.weights,
         gradients=4 * holdings.trained,
         optimizer=STATE_BYTES[optimizer_state] * holdings.trained,
         average=4 * holdings.trained * average,
         gathered=holdings.gathered,
-        kept=each * sum(kept[level] for level in levels),
+        kept=each * (most - again),
         working=each * (again + activations.working),
     )
 
@@ -120,7 +124,7 @@ def sampling_memory(plan: Plan, parts: int = 1) -> dict[Residency, Memory] | Non
         return None
     number = 2 if plan.root.precision == "bf16" else 4
     latents = plan.options("latent_tokenizer").latent_shape(*plan.video_size())
-    working = number * model.activations(latents, frozen=True).working / parts
+    working = number * model.activations(latents, frozen=True, compiled=plan.root.compile != "none").working / parts
     return {
         residency: Memory(weights, working=working + whole)
         for residency, (weights, whole) in placed(model.parameter_shapes(), model.blocks, number).items()

@@ -57,10 +57,11 @@ def _forgetful(kind: type[nn.Module], level: Level) -> type[nn.Module]:
     return type(kind.__name__, (kind,), {"forward": forward, "__doc__": kind.__doc__, "__module__": kind.__module__})
 
 
-def choose_levels(plan: Plan, net: nn.Module, blocks: Sequence[str], context: Context) -> list[Level]:
+def choose_levels(plan: Plan, net: nn.Module, blocks: Sequence[str], context: Context, compiled: bool) -> list[Level]:
     """The recipe's level for every block; `auto` is the least recomputation that is predicted to fit on the GPU.
 
-    net: with this process's pieces of its parameters. Says what `auto` chose and why. All processes choose alike.
+    net: with this process's pieces of its parameters. compiled: whether its blocks will be. Says what `auto` chose and
+    why. All processes choose alike.
     """
     choice = plan.train.recompute
     if choice != "auto":
@@ -74,7 +75,7 @@ def choose_levels(plan: Plan, net: nn.Module, blocks: Sequence[str], context: Co
         return ["block"] * len(blocks)
 
     usable = USABLE * least(free_memory(context.device), context)
-    memory = predicted(plan, net, blocks, context)
+    memory = predicted(plan, net, blocks, context, compiled)
     levels = fit(len(blocks), usable, memory)
     counts = ", ".join(f"{levels.count(level)} {level}" for level in dict.fromkeys(levels))
     text = f"recompute = auto: of {len(blocks)} blocks {counts}; needs at most {memory(levels)} of {usable / 2**30:.1f}"
@@ -85,7 +86,7 @@ def choose_levels(plan: Plan, net: nn.Module, blocks: Sequence[str], context: Co
 
 
 def predicted(
-    plan: Plan, net: nn.Module, blocks: Sequence[str], context: Context
+    plan: Plan, net: nn.Module, blocks: Sequence[str], context: Context, compiled: bool
 ) -> Callable[[Sequence[Level]], Memory]:
     """How much memory this process will need, as a function of the blocks' levels."""
     options, data, world = plan.train, plan.options("dataset"), context.world
@@ -93,10 +94,12 @@ def predicted(
     holdings = hold(net, blocks, context.dtype)
     frozen = sum(each.numel() for each in net.parameters() if not each.requires_grad)
     mostly_frozen = 2 * frozen > sum(each.numel() for each in net.parameters())
+    block = net.get_submodule(blocks[0])
+    adapted = [name for name, each in block.named_parameters() if each.requires_grad]
     return partial(
         predict,
         holdings,
-        plan.options("model").activations(latent_shape, mostly_frozen),
+        plan.options("model").activations(latent_shape, mostly_frozen, compiled, adapted),
         samples=(options.micro_batch_size or options.batch_size // world.data_size) * world.data_size / world.size,
         number_bytes=context.dtype.itemsize,
         optimizer_state=options.optimizer_state,

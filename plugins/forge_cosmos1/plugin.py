@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from cosmos_forge import Download, Options, Problem, hookimpl
 from cosmos_forge.types import Activations
+from forge_cosmos1.counts import INPUTS, count_activations, count_flops, count_tokens
 from forge_cosmos1.tokenizer_options import TokenizerOptions
-from forge_cosmos1.variants import PATCH, VARIANTS, count_flops, count_tokens, parameter_shapes
+from forge_cosmos1.variants import PATCH, VARIANTS, parameter_shapes
 from forge_cosmos1.weights_names import from_diffusers
 
 if TYPE_CHECKING:
@@ -129,16 +131,17 @@ class Video2WorldOptions(Options):
         """See `kinds.ModelOptions`."""
         return count_flops(VARIANTS[self.variant], count_tokens(latent_shape), max_tokens, frozen)
 
-    def activations(self, latent_shape: tuple[int, int, int, int], frozen: bool) -> Activations:
-        """What a block keeps of a sample, counted in tensors of one token's width a token: see `test_activations.py`.
-
-        Frozen linear layers need none of their inputs. Of self- and cross-attention `attention` keeps the output each.
-        """
-        _, frames, rows, columns = latent_shape
-        stream = frames * (rows // PATCH) * (columns // PATCH) * VARIANTS[self.variant].model_channels
-        return Activations(
-            whole=(27 if frozen else 42) * stream, attention=3 * stream, block=stream, working=10 * stream
-        )
+    def activations(
+        self,
+        latent_shape: tuple[int, int, int, int],
+        frozen: bool,
+        compiled: bool = False,
+        adapted: Collection[str] = (),
+    ) -> Activations:
+        """See `kinds.ModelOptions` and `count_activations`."""
+        layers = [layer for layer in INPUTS if any(f".{layer}." in name for name in adapted)]
+        counted = count_activations(VARIANTS[self.variant], count_tokens(latent_shape), frozen, compiled, layers)
+        return Activations(**{name: math.ceil(count) for name, count in counted.items()})
 
     def untried(self, num_frames: int, height: int, width: int, fps: float, given_frames: int) -> Iterator[str]:
         """See `kinds.ModelOptions`. Source: the reference's documentation, and its training experiments."""

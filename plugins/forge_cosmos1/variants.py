@@ -48,30 +48,6 @@ VARIANTS = {
 }
 
 
-def count_tokens(latent_shape: tuple[int, int, int, int]) -> int:
-    """Of a sample with latents of (C, T, H, W)."""
-    _, frames, rows, columns = latent_shape
-    return frames * (rows // PATCH) * (columns // PATCH)
-
-
-def count_flops(config: DiTConfig, tokens: int, text_tokens: int, frozen: bool | None) -> float:
-    """Of `video2world.Network` and one sample, a multiplication and its addition being two; only matrix products.
-
-    frozen: None for a forward pass; else of a forward and a backward pass, without or with the gradients of weights.
-    Attention has no weights: its backward pass is two forward passes whatever is frozen.
-    """
-    width, low, hidden = config.model_channels, config.adaln_lora_dim, int(config.model_channels * config.mlp_ratio)
-    by_token = 4 * width**2 + 2 * width**2 + 2 * width * hidden  # self-attention, cross-attention, MLP
-    by_text = 2 * config.crossattn_emb_channels * width
-    block = tokens * by_token + text_tokens * by_text + 3 * 4 * width * low
-    ends = tokens * PATCH**2 * width * (config.in_channels + config.latent_channels) + 4 * width**2 + 3 * width * low
-    linear = 2 * (config.num_blocks * block + ends)
-    attention = 2 * config.num_blocks * 2 * tokens * (tokens + text_tokens) * width
-    if frozen is None:
-        return linear + attention
-    return (2 if frozen else 3) * linear + 3 * attention
-
-
 def parameter_shapes(config: DiTConfig) -> dict[str, tuple[int, ...]]:
     """Of every parameter of `video2world.Network`, by name."""
     width, text, low = config.model_channels, config.crossattn_emb_channels, config.adaln_lora_dim

@@ -13,7 +13,7 @@ from cosmos_forge.types import Activations
 
 BLOCKS = ["blocks.0", "blocks.1"]
 WEIGHTS = 16 * sum(each.numel() for each in TinyNet().parameters())  # with gradients and moments
-MODEL = SimpleNamespace(activations=lambda shape, frozen: Activations(5000, 2000, 1000, 500))
+MODEL = SimpleNamespace(activations=lambda *of: Activations(5000, 2000, 1000, 500))
 
 
 def chosen(tmp_path, monkeypatch, size, model=MODEL, device="cuda", choice="auto"):
@@ -27,15 +27,15 @@ def chosen(tmp_path, monkeypatch, size, model=MODEL, device="cuda", choice="auto
     plan = SimpleNamespace(train=TrainOptions(steps=1, lr=1, recompute=choice), options=tables.get)
     notes = []
     context = make_context(tmp_path, device=torch.device(device), emit=notes.append)
-    return choose_levels(plan, TinyNet(), BLOCKS, context), notes
+    return choose_levels(plan, TinyNet(), BLOCKS, context, True), notes
 
 
 @pytest.mark.parametrize(
     ("elements", "levels", "warns"),
     [
         (10_500, ["none", "none"], False),  # 5000 + 5000 kept, 500 for a block in its backward pass
-        (7_500, ["attention", "attention"], False),  # 2000 + 2000, 3000 again, 500
-        (6_500, ["block", "block"], False),  # 1000 + 1000, 4000 again, 500
+        (7_500, ["attention", "none"], False),  # 2000 + 5000, 500; all attention: 2000 + 2000, 3000 again, 500
+        (6_500, ["block", "attention"], False),  # 1000 + 2000, 3000 again, 500
         (6_000, ["block", "block"], True),
     ],
 )
@@ -43,7 +43,7 @@ def test_auto_takes_what_fits_and_says_so(tmp_path, monkeypatch, elements, level
     found, notes = chosen(tmp_path, monkeypatch, (WEIGHTS + 4 * elements + 4) / 0.92)
     assert found == levels
     assert [note.warning for note in notes] == [warns]
-    assert f"2 {levels[0]}" in notes[0].text
+    assert f"{levels.count(levels[0])} {levels[0]}" in notes[0].text
     assert ("run out of memory" in notes[0].text) == warns
 
 
