@@ -8,7 +8,7 @@ Shape suffixes: B batch, C channels, T latent frames, H latent rows, W latent co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -48,6 +48,11 @@ class GivenFrames:
         fill = torch.ones(len(x0_BCTHW), device=x0_BCTHW.device)
         return cls(x0_BCTHW, (fill * given).long(), torch.from_numpy(noise).to(x0_BCTHW.device), fill * sigma, edm)
 
+    def with_noise(self, generator: torch.Generator) -> GivenFrames:
+        """The same frames with other noise; drawn on the CPU."""
+        noise = torch.randn(self.x0_BCTHW.shape, generator=generator)
+        return replace(self, noise_BCTHW=noise.to(self.x0_BCTHW.device))
+
     @property
     def given_B1T11(self) -> Tensor:
         """Which frames are given, bool."""
@@ -72,7 +77,8 @@ class GuidedDenoiser:
     """See `kinds.Denoiser`. net: called as `video2world.Network`.
 
     unconditional_frames: what the unconditional branch sees of given frames: the same (keep), the same without the mask
-    that marks them (unmask), or zeros without the mask (zero). padding: 1 where the video is padded.
+    that marks them (unmask), or zeros without the mask (zero). padding: 1 where the video is padded. fresh: draws other
+    noise for the given frames whenever they are imposed, as diffusers does; None for the same noise always.
     """
 
     net: nn.Module
@@ -85,15 +91,16 @@ class GuidedDenoiser:
     unconditional_frames: UnconditionalFrames = "keep"
     padding_B1HW: Tensor | None = None
     evaluate: Evaluate = in_turn
+    fresh: torch.Generator | None = None
 
     @torch.no_grad()
     def __call__(self, x_BCTHW: Tensor, sigma_B: Tensor) -> Tensor:
         """x0 = cond + guidance * (cond - uncond), and the clean latents on given frames."""
         x_BCTHW, sigma_B = x_BCTHW.float(), sigma_B.float()
         in_force, mask = self._in_force(sigma_B), self.frames.mask_B1THW
-        x_BCTHW = self.impose(x_BCTHW, sigma_B)
-        branches = [partial(self._estimate, x_BCTHW, sigma_B, self.text_BMD, mask)]
+        branches = [partial(self._estimate, self.impose(x_BCTHW, sigma_B), sigma_B, self.text_BMD, mask)]
         if self.guidance:
+            x_BCTHW = self.impose(x_BCTHW, sigma_B)
             if self.unconditional_frames == "zero":
                 x_BCTHW = torch.where(in_force, 0.0, x_BCTHW)
             if self.unconditional_frames != "keep":
@@ -106,7 +113,8 @@ class GuidedDenoiser:
 
     def impose(self, x_BCTHW: Tensor, sigma_B: Tensor) -> Tensor:
         """Given frames are no longer imposed once the noise is as low as their own: the network cleans up the rest."""
-        return torch.where(self._in_force(sigma_B), self.frames.impose(x_BCTHW, sigma_B), x_BCTHW)
+        frames = self.frames.with_noise(self.fresh) if self.fresh else self.frames
+        return torch.where(self._in_force(sigma_B), frames.impose(x_BCTHW, sigma_B), x_BCTHW)
 
     def _in_force(self, sigma_B: Tensor) -> Tensor:
         return self.frames.given_B1T11 & column(sigma_B > self.frames.sigma_B)

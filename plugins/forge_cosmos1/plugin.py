@@ -84,6 +84,9 @@ class Video2WorldOptions(Options):
     augment_sigma: float = Field(
         0.001, gt=0, description="noise on given frames when generating; 0.001 as in Cosmos inference"
     )
+    augment_noise: Literal["fixed", "fresh"] = Field(
+        "fixed", description="on given frames: the same in all evaluations as in Cosmos, or drawn anew as in diffusers"
+    )
     unconditional_frames: Literal["keep", "unmask", "zero"] = Field(
         "keep",
         description="given frames in guidance's unconditional branch: keep as in Cosmos inference; unmask and zero as "

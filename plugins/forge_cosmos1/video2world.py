@@ -200,4 +200,5 @@ class Video2World:
             guidance=guidance,
             unconditional_frames=o.unconditional_frames,
             evaluate=evaluate,
+            fresh=torch.Generator().manual_seed(condition.seed) if o.augment_noise == "fresh" else None,
         )
