@@ -48,8 +48,8 @@ def count_activations(
       cross-attention likewise (2), what attentions gave (2), the MLP's hidden layer (4), and the residual stream at its
       three norms (3).
     - A frozen linear layer needs no input, so of these only those of the adapters are kept (2).
-    - If nothing is frozen, the inputs of all sub-blocks are (3), the hidden layer after its gelu too (4), and what gates
-      multiply, for the gradients of the modulations (3).
+    - If nothing is frozen, the inputs of all sub-blocks are (3), the hidden layer after its gelu too (4), and what
+      gates multiply, for the gradients of the modulations (3).
     - Eager, norms keep float32 copies besides (3, or 12); compiled, they are computed again from the rest.
     - Half a stream or a whole one is for what is small.
     """
