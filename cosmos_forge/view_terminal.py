@@ -131,7 +131,7 @@ def _work(stage: StageLine, width: int, now: float) -> list[Text]:
 def _judged(training: Training, width: int) -> Text:
     """The loss on held-out clips over all judgements, what it was before training and where it was lowest."""
     last, best = training.judged[-1], training.best
-    facts = [] if last.base_loss is None else [f"{number(last.base_loss)} before training"]
+    facts = [] if last.base_loss is None else [f"{number(last.base_loss)} before"]
     facts += [f"lowest at step {best.step}"] if best else []
     beside = ", ".join(facts)
     head = f"  held-out loss {number(last.loss):<7}  "

@@ -159,6 +159,50 @@ def test_the_live_part_while_fetching(width):
     assert max(map(len, text.splitlines())) <= width
 
 
+def judged(number: int, loss: float, best: bool) -> ev.Validated:
+    """Losses of three noise levels whose mean is `loss`; 0.9 before training."""
+    quality, sheet = {"psnr_db": 20.0, "psnr_copy_db": 19.0}, f"samples/step-{number:09d}/contact-sheet.png"
+    return ev.Validated(number, [1.0, 2.0, 4.0], [loss - 0.1, loss, loss + 0.1], [0.8, 0.9, 1.0], quality, sheet, best)
+
+
+JUDGED = [
+    *((0, START), (0, ev.StageStarted("train")), (1, judged(0, 0.9, best=False)), (30, step(20, 0.5))),
+    *((32, ev.Progress("held-out clips", 1, 8, "clips")), (34, judged(20, 0.4, best=True))),
+    *((60, step(40, 0.25)), (64, judged(40, 0.6, best=False))),
+]
+
+
+def test_plain_lines_tell_whether_it_learns(tmp_path):
+    ended = [(70, ev.StageFinished("train", 70.0)), (70, ev.RunFinished(70.0))]
+    lines = plain(write(tmp_path / "kitchen", JUDGED + ended)).splitlines()
+    quality = "PSNR 20.0 dB: 1.0 dB better than copying the last frame (19.0)"
+    for begin, sheet in (
+        ("00:00:01 train: step 0: held-out loss 0.9 before training", "samples/step-000000000"),
+        ("00:00:34 train: step 20: held-out loss 0.4 (0.9 before training), the lowest so far", "step-000000020"),
+        ("00:01:04 train: step 40: held-out loss 0.6 (0.9 before training)", "step-000000040"),
+    ):
+        assert [line for line in lines if line.startswith(f"{begin}; {quality}; ") and f"{sheet}/contact" in line]
+    assert "  Held-out loss 0.6 (0.9 before training); at step 20 it was 0.4, the lowest" in lines
+    assert any("go back to step 20: forge run " in line and "export.checkpoint=best" in line for line in lines)
+
+
+@pytest.mark.parametrize("width", [60, 160])
+def test_the_live_part_while_judging(width):
+    before, between, after = (painted(JUDGED[:count], width, now=64.0) for count in (3, 5, 8))
+    assert "held-out loss 0.9" in before and "0.9 before" in before
+    assert "held-out clips 1/8" in between and "held-out clips" not in after
+    assert "held-out loss 0.6" in after and "█▁▄" in after and "lowest at step 20" in after
+    assert max(map(len, after.splitlines())) <= width
+    cut_short = [*JUDGED[:3], (9, ev.StageFailed("train", [], interrupted=True))]
+    assert "interrupted" in painted(cut_short, width, 9.0)
+
+
+def test_judgements_done_again_replace_those_lost():
+    training = picture([*JUDGED, (65, judged(20, 0.3, best=True))]).training
+    assert [(each.step, each.loss) for each in training.judged] == [(0, 0.9), (20, pytest.approx(0.3))]
+    assert training.best is training.judged[-1]
+
+
 def test_steps_done_again_replace_those_lost():
     again = [(0, START), (0, ev.StageStarted("train")), (1, ev.Resumed(20, "x")), (9, step(30, 9.0))]
     training = picture(TRAIN + again).training
