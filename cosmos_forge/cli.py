@@ -205,8 +205,22 @@ def watch(run: Annotated[str, typer.Argument(help="a run's name, or its folder")
     """Show how a run fares, running or finished."""
     from cosmos_forge import view
 
-    folder = Path(run) if Path(run).is_dir() and not (runs / run).is_dir() else runs / run
-    raise typer.Exit(view.watch(folder))
+    raise typer.Exit(view.watch(_run_folder(run, runs)))
+
+
+@app.command()
+def report(
+    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="a run's name, or its folder; several to compare")],
+    output: Annotated[
+        Path | None, typer.Option(help="of a comparison; default: report-compare.html among the runs")
+    ] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write a run as an HTML page that opens anywhere, or a page that compares several."""
+    from cosmos_forge.errors import show_path
+    from cosmos_forge.report.write import write_reports
+
+    typer.echo(show_path(write_reports([_run_folder(each, runs) for each in run], runs, output)))
 
 
 @app.command()
@@ -224,6 +238,10 @@ def new(
 
 for _command in app.registered_commands:  # typer would cut these off
     _command.short_help = _command.help or inspect.getdoc(cast(Any, _command.callback))
+
+
+def _run_folder(run: str, runs: Path) -> Path:
+    return Path(run) if Path(run).is_dir() and not (runs / run).is_dir() else runs / run
 
 
 def _offered() -> dict[str, Command]:

@@ -20,6 +20,8 @@ from cosmos_forge.errors import DONE, FAILED, INTERRUPTED, ForgeError, show_path
 from cosmos_forge.files import no_space, sweep, write_json
 from cosmos_forge.joined import Meeting, place
 from cosmos_forge.loggers import logged
+from cosmos_forge.origins import keep_origins
+from cosmos_forge.report.write import keep_report
 from cosmos_forge.run import Run, digest, hold
 from cosmos_forge.stages import STAGES
 from cosmos_forge.workers import Workers, free_port, full
@@ -49,11 +51,13 @@ def run_plan(plan: Plan, stages: tuple[str, ...] | None = None, accept_changes: 
             sweep(run.folder)
             sweep(plan.cache, shared=True)
             write_json(run.folder / "environment.json", environment())
+            keep_origins(plan)
             log = events.EventLog(run.events)
             with _shown(run), logged(plan, run, log), _told(meeting) as last_word:
                 log.emit(events.RunStarted(plan.name, list(stages), show_path(plan.recipe)))
                 code = _run_stages(plan, run, stages, again, log, lock, meeting)
                 last_word.append(code)
+                keep_report(run.folder, log)
                 return code
     except KeyboardInterrupt:  # between two stages
         return INTERRUPTED

@@ -2,6 +2,8 @@
 
 recipe.toml        the plan, complete; running it again reproduces the run
 environment.json   versions and hardware of the last start
+origins.json       where each setting was given
+report.html        all of it on a page
 events.jsonl       what happened
 rejected.jsonl     clips that were left out, and why
 prepared/          index.jsonl: the clips to train on and those held out, and where their latents lie
@@ -49,6 +51,8 @@ _INDIFFERENT = {
     ("train", "keep_checkpoints"),
     ("generate", "processes_per_video"),
 }
+
+REPORT = "report.html"  # a run as a page
 
 _PATIENCE_SECONDS = 3.0
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cosmos_forge.errors import show_path
+from cosmos_forge.run import REPORT
 from cosmos_forge.view_picture import Picture
 from cosmos_forge.view_words import duration, held_out, measured, number
 
@@ -39,6 +40,8 @@ def closing(picture: Picture, folder: Path) -> Closing:
         return Closing(f"stopped after {took}", words=words, tries=_tries(picture, folder))
     files = [(name, show_path(folder / path)) for name, path in reversed(picture.artifacts.items())]
     files.sort(key=lambda file: file[0] != "videos")
+    if (folder / REPORT).exists():
+        files.insert(0, ("report", show_path(folder / REPORT)))
     words = [*_held_out(picture), *measured(picture.metrics)]
     if picture.rejected:
         words.append(f"{picture.rejected} clip{'s were' if picture.rejected > 1 else ' was'} left out.")

@@ -100,11 +100,11 @@ def measured(metrics: dict[str, float]) -> list[str]:
         if rivals[name]:
             continue
         against = [
-            f"{_compared(name, value, metrics[other])} {rival[1]} ({_amount(other, metrics[other], unit=False)})"
+            f"{_compared(name, value, metrics[other])} {rival[1]} ({amount(other, metrics[other], unit=False)})"
             for other, rival in rivals.items()
             if rival and rival[0] == name
         ]
-        what = f"{_label(name)} {_amount(name, value)}"
+        what = f"{label(name)} {amount(name, value)}"
         if against:
             sentences.append(f"{what}: {', '.join(against)}")
         else:
@@ -127,13 +127,13 @@ def _unit(name: str) -> str:
     return word if word in _UNITS else ""
 
 
-def _label(name: str) -> str:
+def label(name: str) -> str:
     """ "psnr_db" -> "PSNR": the words before the unit."""
     words = name.removesuffix("_" + _unit(name)).split("_")
     return " ".join(word.upper() if word in _MORE_IS_BETTER else word for word in words)
 
 
-def _amount(name: str, value: float, unit: bool = True) -> str:
+def amount(name: str, value: float, unit: bool = True) -> str:
     kind = _unit(name)
     if kind == "seconds":
         return duration(value)
@@ -142,8 +142,8 @@ def _amount(name: str, value: float, unit: bool = True) -> str:
 
 
 def _compared(name: str, value: float, rival: float) -> str:
-    gap = _amount(name, abs(value - rival))
-    if gap == _amount(name, 0.0):
+    gap = amount(name, abs(value - rival))
+    if gap == amount(name, 0.0):
         return "the same as"
     more, less = ("better", "worse") if name.split("_")[0] in _MORE_IS_BETTER else ("more", "less")
     return f"{gap} {more if value > rival else less} than"
