@@ -81,10 +81,13 @@ def is_there(run: Run, made: Video, settings: Mapping[str, Any]) -> bool:
 
 
 def write(run: Run, made: Video, frames_THWC: Iterable[np.ndarray]) -> None:
-    """The MP4; its record is to follow, and where both stand, the video is whole."""
+    """The MP4, and what really happened under `truth/`, where that is known; its record is to follow, and where MP4 and
+    record stand, the video is whole."""
     path = file_of(run, made)
     path.with_suffix(".json").unlink(missing_ok=True)
     video.write_mp4(frames_THWC, made.fps, path)
+    if made.truth is not None:
+        video.write_mp4(THWC(made.truth()), made.fps, path.parent / "truth" / path.name)
 
 
 def write_record(

@@ -121,7 +121,7 @@ def test_version_and_help(forge):
     assert forge("--version")[1] == f"{cosmos_forge.__version__}\n"
     code, out, _ = forge("--help")
     stages = ["fetch", "prepare", "train", "export", "generate"]
-    commands = ["run", *stages, "explain", "plugins", "data", "doctor", "watch", "new"]
+    commands = ["run", *stages, "explain", "plugins", "data", "doctor", "watch", "report", "new"]
     assert code == 0 and re.findall(r"^  (\w+)  ", out.partition("Commands:")[2], re.MULTILINE) == commands
     assert "..." not in out.partition("Commands:")[2]
     assert forge("run", "--nonsense", "r.toml")[0] == 2
