@@ -48,7 +48,9 @@ def test_every_option_is_described_and_every_component_stands_in_its_readme(root
         assert component.options.summary(), component.name
         for name, field in component.options.model_fields.items():
             assert field.description, f"{component.name}.{name}"
-        page = root / "plugins" / component.build.split(".")[0] / "README.md"
+        package = component.build.split(".")[0]
+        contributed = root / "plugins" / "contrib" / package.replace("_", "-")
+        page = (contributed if contributed.exists() else root / "plugins" / package) / "README.md"
         named = re.search(rf'[`"]{re.escape(component.name)}[`"]', page.read_text(encoding="utf-8"))
         assert named, f"{page}: {component.name}"
 
