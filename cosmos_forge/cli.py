@@ -169,15 +169,15 @@ def data(
 ) -> None:
     """Look at every clip of a dataset: what it is, whether it will be used, and which sizes lose least."""
     from cosmos_forge.plugins import load_plugins
-    from cosmos_forge.survey import show
+    from cosmos_forge.survey import view_survey
     from cosmos_forge.survey.survey import survey
 
-    with show.progress(sys.stderr) as told:
+    with view_survey.progress(sys.stderr) as told:
         found = survey(path, overrides or [], load_plugins(), told)
     if as_json:
-        typer.echo(_json(show.survey_json(found)), nl=False)
+        typer.echo(_json(view_survey.survey_json(found)), nl=False)
     else:
-        show.show(found)
+        view_survey.show(found)
     raise typer.Exit(0 if found.clips else WRONG)
 
 

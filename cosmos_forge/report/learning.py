@@ -82,17 +82,17 @@ def _held_out(judged: Sequence[Validated]) -> Html | None:
 
 
 def _by_noise_level(judged: Sequence[Validated]) -> Html | None:
-    """Each level against before training, since their sizes differ by orders."""
-    known = [each for each in judged if each.base and all(each.base)]
+    """Each level less what it was before training, since they lie far apart."""
+    known = [each for each in judged if each.base]
     if not known or len(known[-1].sigmas) < 2:
         return None
     levels = known[-1].sigmas
     return chart(
-        "held-out loss by noise level, of that before training",
+        "held-out loss by noise level, less that before training",
         [
             Curve(
                 f"sigma {number(sigma)}",
-                [(each.step, each.losses[place] / each.base[place]) for each in known if each.sigmas == levels],
+                [(each.step, each.losses[place] - each.base[place]) for each in known if each.sigmas == levels],
                 f"c{(place + 1) % COLOURS}",
             )
             for place, sigma in enumerate(levels)
