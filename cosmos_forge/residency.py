@@ -106,8 +106,16 @@ def to_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight.float() / scale).clamp(-limit, limit).to(FP8), scale
 
 
+# Left as it is by compiling, whose own kernels read these 8 bits on newer GPUs (compute capability 8.9) alone.
+@torch.library.custom_op("cosmos_forge::from_fp8", mutates_args=())
 def from_fp8(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    return weight.to(dtype) * scale.to(dtype)
+    """What `to_fp8` gave -> the matrix."""
+    return weight.to(dtype).mul_(scale.to(dtype))
+
+
+@from_fp8.register_fake
+def _(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(weight, dtype=dtype)
 
 
 def store_as_fp8(module: nn.Module) -> None:

@@ -154,7 +154,7 @@ def test_compiled_blocks_share_a_graph(residency):
 
     def backend(graph, inputs):
         graphs.append(graph)
-        return graph.forward
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 
     settle(net, BLOCKS, residency, CPU)
     settle(plain, BLOCKS, "fp8" if residency == "fp8" else "resident", CPU)

@@ -9,6 +9,7 @@ VIDEO = """
 import os, torch
 from pathlib import Path
 from torch import distributed
+from cosmos_forge.residency import settle
 from cosmos_forge.testing import make_context
 from cosmos_forge.testing.fakes import build
 from cosmos_forge.types import Condition, TextEmbedding
@@ -32,6 +33,7 @@ def make(team, guidance):
     model.net.register_forward_hook(lambda *_: calls.append(1))
     if team and team.sequence:
         model.net.share_sequence(team.sequence)
+        settle(model.net, model.blocks, "streamed", torch.device("cpu"))
     sampler = build("sampler", "euler", {"steps": 3}, context)
     denoiser = model.denoiser(condition, guidance, *([team.evaluate] if team else []))
     with torch.no_grad():
