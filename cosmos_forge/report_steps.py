@@ -128,7 +128,7 @@ class Report:
         self.context.emit(events.Note(f"{text}; {self.left_out} in all", warning=True))
         if longest >= HOPELESS:
             raise ForgeError(
-                f"gradients were not finite in {longest} steps in a row, up to step {step} or shortly before",
+                f"gradients were not finite in {longest} steps in a row",
                 'a lower train.lr, a longer train.warmup_steps or precision = "fp32" may help; checkpoints hold the '
                 "weights as they were before. If it begins at step 1, look for clips or weights that are not finite",
             )

@@ -5,7 +5,7 @@ bit.
     python tests/e2e/kill_many.py --kills 6 --use fsdp --processes 2
 
 `kill -9`, SIGTERM and SIGINT take turns, on the launcher and on a worker. A kill comes when a step drawn at random is
-reported, and up to --late seconds after that: while a step is computed, while a checkpoint is written, or between.
+reported, and up to four steps' time after that: while a step is computed, while a checkpoint is written, or between.
 What is compared: every file of the last checkpoint (weights, their averages, both moments of AdamW) and every number
 that was ever reported of a step but its times. Ends with exit code 1 where anything differs.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -42,11 +43,12 @@ def main() -> int:
         spread += [f"parallelism.num_processes={options.processes}"] if options.use != "single" else []
         settings = [*SETTINGS, f"train.steps={options.steps}", *spread]
         workplace.run("whole", *settings)
+        pace = statistics.median(each.seconds for each in workplace.events("whole") if isinstance(each, events.Step))
         chance = random.Random(options.seed)
-        targets = sorted(chance.sample(range(1, options.steps - options.steps // 10), options.kills))
+        targets = sorted(chance.sample(range(1, options.steps * 3 // 4), options.kills))
         done = []
         for target, (sent, whom) in zip(targets, cycle(BLOWS), strict=False):
-            late = chance.uniform(0, options.late)
+            late = chance.uniform(0, 4 * pace)
             place = kill(workplace, workplace.command("struck", *settings), target, sent, whom, late, chance)
             print(f"{sent} to the {whom} {late:.3f} s after step {place} was reported", flush=True)
             done.append(place)
@@ -57,8 +59,7 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=120, help="of the whole training")
-    parser.add_argument("--late", type=float, default=0.3, help="seconds that a kill may come after a report")
+    parser.add_argument("--steps", type=int, default=240, help="of the whole training")
     parser.add_argument("--use", default="single", choices=["single", "ddp", "fsdp"])
     parser.add_argument("--processes", type=int, default=2, help="with ddp or fsdp")
     parser.add_argument("--seed", type=int, default=0, help="decides when and whom a kill hits")
