@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cosmos_forge.errors import ForgeError
@@ -121,6 +122,39 @@ class MethodContract(Contract):
         with pytest.raises(ForgeError) as raised:
             method.adapt(self.net())
         assert raised.value.problems[0].fix, "the error must say how to mend it"
+
+    def test_changes_are_what_merging_does(self, tmp_path: Path) -> None:
+        method, base = self.adding(tmp_path), self.net().state_dict()
+        result = method.result(method.trainable(self.trained(method))).tensors
+        merged, changes = method.merge(base, result), method.changes(result)
+        changed = {name for name, value in base.items() if not torch.equal(merged[name], value)}
+        assert set(changes) == changed, f"`changes` and `merge` change different weights: {changed ^ set(changes)}"
+        for name, change in changes.items():
+            far = (base[name] + change(base[name]) - merged[name]).abs().max().item()
+            assert far <= self.tolerance, f"`{name}` with its change differs from the merged one by {far:.2g}"
+
+    def test_reads_what_it_leaves(self, tmp_path: Path) -> None:
+        method, base, folder = self.adding(tmp_path), self.net().state_dict(), tmp_path / "left"
+        folder.mkdir()
+        reads: Any = self.registration().options.reads  # type: ignore[attr-defined]
+        assert not reads(folder), "`reads` says that an empty folder holds a result"
+        result = method.result(method.trainable(self.trained(method)))
+        save_file(result.tensors, folder / f"{result.name}.safetensors")
+        for name, text in result.texts.items():
+            (folder / name).write_text(text)
+        assert reads(folder), "`reads` does not know a folder with what the method left"
+        plain: Any = build(self.kind, self.use, {}, make_context(tmp_path))
+        merged, found = method.merge(base, result.tensors), plain.merge(base, plain.read(folder, str))
+        for name, value in merged.items():
+            far = (found[name] - value).abs().max().item()
+            assert far <= self.tolerance, f"`{name}` read from a file, with default options, is off by {far:.2g}"
+
+    def adding(self, tmp_path: Path) -> Any:
+        """The method, if its results can be added to networks."""
+        method = self.make(tmp_path)
+        if not hasattr(method, "changes"):
+            pytest.skip("no `changes`: this method's results are not added to networks")
+        return method
 
 
 class ParallelismContract(Contract):

@@ -137,24 +137,36 @@ def in_diffusers(folder: Path, path: Path, scale: float) -> None:
     save_file(tensors, path, metadata={"format": "pt", "lora_adapter_metadata": json.dumps(said)})
 
 
+def as_reference(folder: Path, path: Path) -> None:
+    """The adapter as the reference's training leaves it: beside the base, without its scale."""
+    content = {"net.affline_norm.weight": torch.ones(128)}
+    for name, value in load_file(folder / "adapter_model.safetensors").items():
+        layer, part = name.removeprefix("base_model.model.").split(".0.lora_")
+        content[f"{layer}_lora.net.{'AB'.index(part[0])}.weight"] = value
+    torch.save({"model": content, "ema": None}, path)
+
+
 def test_adapters_add_up(runs: Path, tmp_path: Path) -> None:
-    """Of a run's export, of a checkpoint, of peft's folder and diffusers' file, each with a strength of its own."""
+    """Of a run's export, of a checkpoint, of peft's folder, diffusers' file and the reference's, each with a strength
+    of its own."""
     export = runs / "kitchen" / "export"
     shutil.copytree(export, tmp_path / "peft", ignore=shutil.ignore_patterns("model.safetensors"))
     in_diffusers(export, tmp_path / "theirs.safetensors", scale=0.5)
+    as_reference(export, tmp_path / "iter_000000006_model.pt")
     adapters = {
         "run:kitchen": 0.6,
         "run:kitchen@newest": -0.3,
         str(tmp_path / "peft"): 2.0,
         str(tmp_path / "theirs.safetensors"): 1.5,
+        str(tmp_path / "iter_000000006_model.pt"): 1.2,
     }
     base, _ = loaded(Weights("run:second"), tmp_path)
     found, said = loaded(Weights("run:second", adapters), tmp_path)
-    expected = base[LAYER] + (0.6 - 0.3 + 2.0 + 1.5 * 0.5 / 1.5) * delta(export)
+    expected = base[LAYER] + (0.6 - 0.3 + 2.0 + 1.5 * 0.5 / 1.5 + 1.2 / 1.5) * delta(export)
     torch.testing.assert_close(found[LAYER], expected, atol=1e-6, rtol=1e-6)
     assert (found[LAYER] - base[LAYER]).abs().max() > 1e-4
     assert sum(not torch.equal(found[name], base[name]) for name in base) == 8
-    assert said[-4:] == [f"{name}: 8 of 8 layers, strength {strength:g}" for name, strength in adapters.items()]
+    assert said[-5:] == [f"{name}: 8 of 8 layers, strength {strength:g}" for name, strength in adapters.items()]
     other = loaded(Weights("run:second", dict(reversed(adapters.items()))), tmp_path)[0]
     torch.testing.assert_close(other[LAYER], found[LAYER], atol=1e-7, rtol=1e-6)
 

@@ -1,6 +1,7 @@
 """The method `lora` against its contract, and against peft itself."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -236,3 +237,57 @@ def test_merging_into_another_network(tmp_path):
     lora, net = adapted(tmp_path)
     with pytest.raises(ForgeError, match=r"blocks\.1\.to_q\.weight"):
         lora.merge(TinyNet(count=1).state_dict(), lora.result(lora.trainable(net)).tensors)
+
+
+def merged_from(path, tmp_path):
+    """A plain network's weights with the adapters behind a path merged in, as options nobody set would."""
+    lora, base = method(tmp_path, rank=LoraOptions().rank), TinyNet().state_dict()
+    return lora.merge(base, lora.read(path, str))
+
+
+@pytest.mark.parametrize("options", [{}, {"dora": True}, {"alpha": 1.5}, PATTERNS])
+def test_reads_files_with_scales_of_their_own(tmp_path, options):
+    """Whatever the file was trained with, its adapters are read so that they add what they added."""
+    net, _ = published(tmp_path, **options)
+    found = TinyNet()
+    found.load_state_dict(merged_from(tmp_path, tmp_path))
+    x_BLD = torch.randn(2, 5, 6)
+    torch.testing.assert_close(found(x_BLD), net(x_BLD), atol=1e-4, rtol=1e-4)
+
+
+def test_reads_rank_stabilised_scales(tmp_path):
+    """alpha / sqrt(rank), as peft computes with `use_rslora`."""
+    published(tmp_path, alpha=1.5)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "use_rslora": True}))
+    loaded = PeftModel.from_pretrained(TinyNet(), str(tmp_path)).merge_and_unload()
+    found = merged_from(tmp_path, tmp_path)
+    for name, value in loaded.state_dict().items():
+        torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-6)
+
+
+def test_looks_like_adapters(tmp_path):
+    published(tmp_path)
+    save_file(TinyNet().state_dict(), tmp_path / "plain.safetensors")
+    torch.save({"model": {"a.to_q_lora.net.0.weight": torch.zeros(2)}}, tmp_path / "theirs.pt")
+    torch.save({"model": {"a.to_q.0.weight": torch.zeros(2)}}, tmp_path / "plain.pt")
+    (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 40)
+    (tmp_path / "broken.pt").write_bytes(b"not a zip")
+    (tmp_path / "empty").mkdir()
+    looks = {name: LoraOptions.reads(tmp_path / name) for name in [".", *sorted(os.listdir(tmp_path))]}
+    assert {name for name, adapters in looks.items() if adapters} == {".", "adapter_model.safetensors", "theirs.pt"}
+
+
+def test_keys_that_fit_nothing_are_listed(tmp_path):
+    _, result = published(tmp_path)
+    save_file({**result.tensors, "x.bias": torch.zeros(2)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ForgeError, match=r"1 of 9 tensors are no part of an adapter: x\.bias"):
+        method(tmp_path).read(tmp_path, str)
+    half = {name: value for name, value in result.tensors.items() if "lora_A" in name or "blocks.0" in name}
+    save_file(half, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ForgeError, match=r"half an adapter: blocks\.1\.to_q, blocks\.1\.to_v"):
+        method(tmp_path).read(tmp_path, str)
+    lora = method(tmp_path)
+    narrow = {name: value[:, :4] if "lora_A" in name else value for name, value in result.tensors.items()}
+    with pytest.raises(ForgeError, match=r"is of a layer of \[7, 4\], the network's is \[7, 10\]"):
+        lora.merge(TinyNet().state_dict(), narrow)
