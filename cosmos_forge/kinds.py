@@ -299,7 +299,8 @@ class Parallelism(Protocol):
 
     def team(self, size: int, branches: int) -> Team | None:
         """The team of this process, neighbours in rank being teams of `size`, each of `branches` parts; None for those
-        left over, where `size` does not divide. Called by all processes. Only parallelisms of several are asked."""
+        left over, where `size` does not divide. Called by all processes. A parallelism may go without it: then each
+        process makes videos of its own."""
         ...
 
     def exchange(self, net: nn.Module, on: bool) -> None:
