@@ -7,17 +7,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from cosmos_forge import events, outputs, sheet, video
-from cosmos_forge.data import PreparedClip, generator, load_batch, pad_text, to_device
+from cosmos_forge.data import PreparedClip, load_batch, pad_text, to_device
 from cosmos_forge.groups import from_all, leads, turns
 from cosmos_forge.judge import compare
 from cosmos_forge.kinds import Dataset, LatentTokenizer, Model, Sampler
 from cosmos_forge.plan import SIZES
 from cosmos_forge.run import Run
+from cosmos_forge.sampling import frames, solve
 from cosmos_forge.stages.prepare import Cache
 from cosmos_forge.types import Condition, Context, TextEmbedding
 from cosmos_forge.validation_checks import why_no_samples
@@ -80,19 +80,14 @@ class Samples:
         known_BCTHW = batch.latents_BCTHW.float()
         known_BCTHW[:, :, given:] = 0  # so that nothing of the truth can reach the network
         condition = Condition(known_BCTHW, given, batch.text, self.negative, batch.fps_B, options.seed)
-        noise_BCTHW = torch.randn(known_BCTHW.shape, generator=generator(options.seed, "video", clip.key))
 
         def on_step(step: int) -> None:
             done = turn + min(step / steps, 1.0)
             if done < total:
                 self.context.emit(events.Progress("sample videos", done, total, "videos"))
 
-        x0_BCTHW = self.sampler.sample(
-            model.denoiser(condition, options.guidance),
-            noise_BCTHW.to(device),
-            generator(options.seed, "sampler", clip.key),
-            on_step,
-        )
+        denoise = model.denoiser(condition, options.guidance)
+        x0_BCTHW = solve(self.sampler, denoise, condition, options.seed, clip.key, on_step)
         return (x0_BCTHW / model.sigma_data).cpu()
 
     def _decode(self, latents: Mapping[int, Tensor]) -> Iterator[tuple[int, Tensor]]:
@@ -100,8 +95,7 @@ class Samples:
         if latents:
             tokenizer: LatentTokenizer = component(self.plan, "latent_tokenizer", self.context)
             for turn, each in latents.items():
-                pixels_CTHW = tokenizer.decode(each.to(self.context.device))[0]
-                yield turn, ((pixels_CTHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+                yield turn, frames(tokenizer, each.to(self.context.device))
 
     def _truth(self, clip: PreparedClip) -> Tensor:
         """What really happened, uint8 CTHW."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from cosmos_forge import events
 from cosmos_forge.compiling import compile_blocks
 from cosmos_forge.data import generator, pad_text
 from cosmos_forge.jobs import Job
-from cosmos_forge.kinds import LatentTokenizer, Model, Sampler, in_turn
+from cosmos_forge.kinds import Denoiser, LatentTokenizer, Model, Sampler, in_turn
 from cosmos_forge.loading import load_model
 from cosmos_forge.memory import Residency
 from cosmos_forge.residency import choose_residency, settle
@@ -89,23 +89,27 @@ def sample(
             fps_B=torch.tensor([job.fps], device=context.device),
             seed=options.seed,
         )
-        noise = torch.randn(1, *shape, generator=generator(options.seed, "video", job.name)).to(context.device)
 
         def on_step(step: int, index: int = index) -> None:
             context.emit(events.Progress(what, index + min(step / steps, 1.0), len(jobs), "videos"))
 
-        with torch.no_grad():
-            x0 = sampler.sample(
-                model.denoiser(condition, options.guidance, team.evaluate if team else in_turn),
-                noise,
-                generator(options.seed, "sampler", job.name),
-                on_step,
-            )
+        denoise = model.denoiser(condition, options.guidance, team.evaluate if team else in_turn)
+        x0 = solve(sampler, denoise, condition, options.seed, job.name, on_step)
         latents.append((x0 / model.sigma_data).cpu())
         context.emit(events.Progress(what, index + 1, len(jobs), "videos"))
     del model
     _free(context)
     return latents
+
+
+@torch.no_grad()
+def solve(
+    sampler: Sampler, denoise: Denoiser, condition: Condition, seed: int, name: str, on_step: Callable[[int], None]
+) -> Tensor:
+    """x0 of the video `name`, which with the seed decides all chance."""
+    noise = torch.randn(condition.latents_BCTHW.shape, generator=generator(seed, "video", name))
+    noise = noise.to(condition.latents_BCTHW.device)
+    return sampler.sample(denoise, noise, generator(seed, "sampler", name), on_step)
 
 
 def _load_model(plan: Plan, context: Context, weights: Weights, residency: Residency, share: Share) -> Model:
@@ -127,10 +131,15 @@ def decode(plan: Plan, context: Context, latents: list[Tensor], share: Share) ->
         return
     tokenizer: LatentTokenizer = component(plan, "latent_tokenizer", context)
     for each in latents:
-        pixels = tokenizer.decode(each.to(context.device))[0]
-        yield ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+        yield frames(tokenizer, each.to(context.device))
     del tokenizer
     _free(context)
+
+
+def frames(tokenizer: LatentTokenizer, latents_BCTHW: Tensor) -> Tensor:
+    """Of the first video, uint8 CTHW, on the CPU."""
+    pixels_CTHW = tokenizer.decode(latents_BCTHW)[0]
+    return ((pixels_CTHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
 def _on(text: TextEmbedding, context: Context) -> TextEmbedding:

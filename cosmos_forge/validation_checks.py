@@ -41,7 +41,8 @@ def check(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
             what = f"given_frames = {given} does not fit the videos that validation makes of {frames} frames"
             fix = "1, 9, 17, .. (8k+1), and fewer than the clips have; or train.validate_samples = 0"
             yield plan.problem("generate", "given_frames", what, fix)
-    if "export" in stages and "export" in plan.tables and plan.export.checkpoint == "best" and not every:
-        what = "checkpoint = best: training does not look for it, since train.validate_every is not set"
+    if "export" in stages and "export" in plan.tables and plan.export.checkpoint == "best" and not (every and held_out):
+        lacking = "train.validate_every is not set" if held_out else "prepare.held_out is 0"
+        what = f"checkpoint = best: training does not look for it, since {lacking}"
         fix = "set train.validate_every and prepare.held_out"
         yield plan.problem("export", "checkpoint", what, fix)

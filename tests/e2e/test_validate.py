@@ -12,26 +12,26 @@ from cosmos_forge import checkpoint, events
 TRAIN = [
     *("train.steps=8", "train.batch_size=2", "train.micro_batch_size=1", "train.ema=true", "train.log_every=1"),
     *("train.save_every=100", "train.keep_checkpoints=4", "prepare.held_out=3", "sampler.steps=3"),
+    "generate.guidance=1.5",
 ]
 JUDGED = [*TRAIN, "train.validate_every=3", "train.validate_samples=3"]
 
 
 @pytest.fixture(scope="module")
-def train(workplace):
-    """A function that trains under a name, on clips that were prepared once."""
-    workplace.run("clips", *TRAIN, 'stages=["prepare"]')
-
-    def train(name: str, *overrides: str) -> str:
-        shutil.copytree(workplace.of("clips") / "prepared", workplace.of(name) / "prepared")
-        return workplace.run(name, 'stages=["train"]', *overrides)
-
-    return train
+def judged(workplace):
+    """One process's run; what it said."""
+    return workplace.run("judged", *JUDGED)
 
 
 @pytest.fixture(scope="module")
-def judged(workplace, train):
-    """One process's run; what it said."""
-    return train("judged", *JUDGED, 'stages=["train", "export", "generate"]')
+def train(workplace, judged):
+    """A function that trains under a name, on the same clips."""
+
+    def train(name: str, *overrides: str) -> None:
+        shutil.copytree(workplace.of("judged") / "prepared", workplace.of(name) / "prepared")
+        workplace.run(name, 'stages=["train"]', *overrides)
+
+    return train
 
 
 def verdicts(workplace, name: str, offset: int = 0) -> dict[int, events.Validated]:
@@ -44,7 +44,7 @@ def state(workplace, name: str) -> dict[str, torch.Tensor]:
     return checkpoint.load(checkpoint.latest(workplace.of(name) / "checkpoints"), "")
 
 
-def test_the_result_is_what_it_would_be_without(workplace, train, judged):
+def test_the_result_is_what_it_would_be_without(workplace, train):
     train("unjudged", *TRAIN)
     with_it, without = state(workplace, "judged"), state(workplace, "unjudged")
     assert with_it.keys() == without.keys() and any(name.startswith("ema/") for name in without)
@@ -98,7 +98,7 @@ def test_a_resumed_run_says_the_same(workplace, judged):
 @pytest.mark.parametrize(
     ("use", "context"), [("ddp", 1), ("fsdp", 1), ("ddp", 2)], ids=["ddp", "fsdp", "shared samples"]
 )
-def test_several_processes_say_what_one_says(workplace, train, judged, use, context):
+def test_several_processes_say_what_one_says(workplace, train, use, context):
     """Three clips, which two processes cannot share out evenly."""
     name = f"{use}-{context}"
     two = [f"parallelism.use={use}", "parallelism.num_processes=2", f"parallelism.context={context}"]
@@ -115,7 +115,7 @@ def test_several_processes_say_what_one_says(workplace, train, judged, use, cont
 
 def test_the_best_checkpoint_is_exported_when_asked_for(workplace, judged):
     best = checkpoint.best(workplace.of("judged") / "checkpoints")
-    said = workplace.run("judged", *JUDGED, 'stages=["train", "export"]', "export.checkpoint=best", "--continue")
+    said = workplace.run("judged", *JUDGED, 'stages=["export"]', "export.checkpoint=best", "--continue")
     assert f"ema weights of step {int(best.name[5:])}, whose held-out loss was lowest" in said
 
 

@@ -81,6 +81,26 @@ def test_nothing_is_compiled_while_judging():
     assert (2, 5, 10) in shapes, "another shape that was seen before must not make it a dynamic one"
 
 
+@pytest.mark.parametrize("change", ["clips", "sigmas", "averages"])
+def test_what_is_known_counts_only_where_the_same_is_judged(change):
+    def known(saved, step, **changes):
+        fields = {"clips": ["a", "b"], "sigmas": [1.0, 2.0], "averages": None, **changes}
+        validation, said = Validation.__new__(Validation), []
+        model = SimpleNamespace(sigmas=fields["sigmas"])
+        validation.clips = [SimpleNamespace(key=key) for key in fields["clips"]]
+        validation.work = SimpleNamespace(model=model, ema=fields["averages"], step=step, saved={"validated": saved})
+        validation.context = SimpleNamespace(emit=lambda note: said.append(note.text))
+        return validation._known(), said
+
+    first, said = known({}, step=0)
+    assert not said and first.keys() == {"of"}
+    saved = {**first, "base": [3.0, 4.0], "best": 5, "loss": 2.0}
+    assert known(saved, step=7) == (saved, [])
+    other = {"clips": ["a", "c"], "sigmas": [1.0, 3.0], "averages": object()}[change]
+    found, said = known(saved, step=7, **{change: other})
+    assert found.keys() == {"of"} and "begins at step 7" in said[0]
+
+
 @pytest.mark.parametrize(("count", "groups"), [(5, 2), (4, 2), (1, 3), (3, 1)])
 def test_all_groups_take_as_many_turns_and_together_do_everything(count, groups):
     shares = [turns(count, World(rank, groups, rank, groups)) for rank in range(groups)]
@@ -122,6 +142,7 @@ def test_plans_that_cannot_be_judged(workplace, plugins):
         (["train.validate_every=5", "prepare.held_out=0"], ("train",), "has nothing to judge by"),
         (["train.validate_every=5", "generate.given_frames=17"], ("train",), "given_frames = 17 does not fit"),
         (["export.checkpoint='best'"], ("export",), "train.validate_every is not set"),
+        (["export.checkpoint='best'", "train.validate_every=5", "prepare.held_out=0"], ("export",), "held_out is 0"),
     ):
         with pytest.raises(ForgeError, match=told):
             plan(workplace, plugins, *overrides, stages=stages)
