@@ -105,8 +105,8 @@ def _words(event: Event, picture: Picture, folder: Path) -> str:
         case Step(step=step, steps=steps):
             facts = [f"{name} {value}" for name, value in step_facts(event)]
             return _joined(f"{stage}: step {step}/{steps}", *facts, _left(picture.training.left(picture.time)))
-        case Saved(step=step, path=path):
-            return f"{stage}: saved step {step} in {path}"
+        case Saved(step=step, path=path, seconds=seconds):
+            return f"{stage}: saved step {step} in {path}, written in {duration(seconds)}"
         case Resumed(step=step):
             return f"{stage}: goes on after step {step}"
         case Validated(step=step, metrics=metrics, sheet=sheet):

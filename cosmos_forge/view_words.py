@@ -80,6 +80,7 @@ def step_facts(step: Step) -> list[tuple[str, str]]:
         *([("MFU", f"{step.mfu:.1%}")] if step.mfu is not None else []),
         ("memory", f"{step.memory_gib:.1f} GiB"),
         ("data wait", f"{step.data_wait:.0%}"),
+        *([("left out", f"{step.left_out} steps")] if step.left_out else []),
     ]
 
 

@@ -1,6 +1,7 @@
 """The view of recorded event streams: plain lines, the live display at two widths, and what the end says."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,15 @@ def test_plain_lines_tell_the_run(tmp_path):
     )
     assert "kitchen: done in 3m 50s" in lines
     assert any(line.startswith("  to continue a video of yours: forge generate ") for line in lines)
+
+
+def test_speed_and_steps_left_out_are_told_where_they_are_known(tmp_path):
+    known = replace(step(10, 0.1), tokens_per_second=4520.4, tflops=473.21, mfu=0.4785, left_out=2)
+    (line,) = [
+        line for line in plain(write(tmp_path / "kitchen", [*PREPARE, (20, known)])).splitlines() if "step 10/" in line
+    ]
+    assert "s/step 2, tokens/s 4520, TFLOP/s 473.2, MFU 47.9%, memory" in line
+    assert "left out 2 steps" in line
 
 
 def test_plain_lines_hold_no_escape_sequences(tmp_path):
