@@ -63,7 +63,7 @@ class LlamaGuard:
         return read_answer(answer, self.allow)
 
     def question(self, prompt: str) -> str:
-        """The text that the model goes on from. A prompt cannot end its own turn: control tokens in it are broken up."""
+        """What the model goes on from. A prompt cannot end its own turn: control tokens in it are broken up."""
         harmless = prompt.replace("<|", "< |")
         text: str = self.tokenizer.apply_chat_template([{"role": "user", "content": harmless}], tokenize=False)
         return text

@@ -6,8 +6,12 @@ from PIL import Image
 from torch import Tensor
 
 
-def to_picture(frame_CHW: Tensor, max_side: int) -> Image.Image:
-    """A frame, uint8 RGB, reduced in proportion where a side is longer than `max_side` pixels."""
-    picture = Image.fromarray(frame_CHW.permute(1, 2, 0).contiguous().numpy())
-    picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    return picture
+def to_picture(frame_CHW: Tensor) -> Image.Image:
+    """Of a frame, uint8 RGB."""
+    return Image.fromarray(frame_CHW.permute(1, 2, 0).contiguous().numpy())
+
+
+def fit(width: int, height: int, longest: int) -> tuple[int, int]:
+    """Width and height, reduced in proportion where a side is longer than `longest` pixels."""
+    ratio = max(width / longest, height / longest, 1.0)
+    return max(1, int(width / ratio)), max(1, int(height / ratio))

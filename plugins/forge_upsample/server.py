@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 from torch import Tensor
 
 from cosmos_forge import Context, ForgeError
-from forge_upsample.pictures import to_picture
+from forge_upsample.pictures import fit, to_picture
 from forge_upsample.plugin import OpenAIOptions
 
 BUSY = (408, 409, 425, 429, 500, 502, 503, 504)  # what may pass
@@ -90,6 +90,6 @@ def _fix(code: int) -> str:
 
 
 def _data_url(frame_CHW: Tensor, max_side: int) -> str:
-    file = io.BytesIO()
-    to_picture(frame_CHW, max_side).save(file, "JPEG", quality=90)
+    file, picture = io.BytesIO(), to_picture(frame_CHW)
+    picture.resize(fit(*picture.size, max_side)).save(file, "JPEG", quality=90)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
