@@ -29,6 +29,8 @@ def keep_origins(plan: Plan) -> None:
 
 
 def read_origins(folder: Path) -> dict[str, str]:
-    """By "table.key"; empty where the run is older than this file."""
-    path = folder / "origins.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    """By "table.key"; empty where the run is older than this file, or it is none of ours."""
+    try:
+        return dict(json.loads((folder / "origins.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}

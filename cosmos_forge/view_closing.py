@@ -32,20 +32,24 @@ def closing(picture: Picture, folder: Path) -> Closing:
         if failure.interrupted:
             words = ["The same command goes on."]
             return Closing(f"{failure.stage} interrupted after {took}", words=words, tries=_tries(picture, folder))
-        log = [("log", failure.log)] if failure.log else []
+        files = [*_page(folder), *([("log", failure.log)] if failure.log else [])]
         words = ["Once that is mended, the same command goes on."]
-        return Closing(f"{failure.stage} failed after {took}", failure.problems, log, words, _tries(picture, folder))
+        return Closing(f"{failure.stage} failed after {took}", failure.problems, files, words, _tries(picture, folder))
     if picture.outcome == "open":
         words = ["The run ended without a word, as when it is killed. The same command goes on."]
         return Closing(f"stopped after {took}", words=words, tries=_tries(picture, folder))
     files = [(name, show_path(folder / path)) for name, path in reversed(picture.artifacts.items())]
     files.sort(key=lambda file: file[0] != "videos")
-    if (folder / REPORT).exists():
-        files.insert(0, ("report", show_path(folder / REPORT)))
+    files = [*_page(folder), *files]
     words = [*_held_out(picture), *measured(picture.metrics)]
     if picture.rejected:
         words.append(f"{picture.rejected} clip{'s were' if picture.rejected > 1 else ' was'} left out.")
     return Closing(f"done in {took}", files=files, words=words, tries=_tries(picture, folder))
+
+
+def _page(folder: Path) -> list[tuple[str, str]]:
+    """The run as a page, where there is one."""
+    return [("report", show_path(folder / REPORT))] if (folder / REPORT).exists() else []
 
 
 def _held_out(picture: Picture) -> list[str]:

@@ -17,7 +17,7 @@ class Media:
     """page: the file that is written. embedded, linked: the files that went either way; of the first, their bytes."""
 
     page: Path
-    limit: int = EMBEDDED_BYTES
+    limit: int
     embedded: dict[Path, int] = field(default_factory=dict)
     linked: list[Path] = field(default_factory=list)
 
@@ -37,7 +37,7 @@ class Media:
 
     def told(self) -> str:
         """What a reader should know who takes the page elsewhere."""
-        size = f"{sum(self.embedded.values()) / 2**20:.1f} MiB"
+        size = f"{sum(self.embedded.values()) / 2**20:.3g} MiB"
         if not self.linked:
             return f"This page is complete in itself: {len(self.embedded)} pictures and videos ({size}) are within it."
         return (

@@ -41,6 +41,13 @@ for (const svg of document.querySelectorAll("svg[data-curves]")) {
   svg.addEventListener("pointerleave", () => { cursor.remove(); reading.remove(); });
 }
 
+// The bar of controls would hide half of a small video; it comes with the pointer.
+for (const video of document.querySelectorAll("video")) {
+  video.controls = false;
+  video.addEventListener("pointerenter", () => { video.controls = true; });
+  video.addEventListener("pointerleave", () => { video.controls = false; });
+}
+
 for (const button of document.querySelectorAll("button[data-together]")) {
   const videos = [...button.closest(".clip").querySelectorAll("video")];
   button.hidden = false;

@@ -120,7 +120,8 @@ def _time_rows(each: StageTime) -> list[list[object]]:
     for part, seconds in sorted(each.parts.items(), key=lambda item: -item[1]):
         rows.append(["", part, duration(seconds), f"{seconds / each.seconds:.0%}" if each.seconds else ""])
         if part == "steps" and each.waited > 0:
-            rows.append(["", "  of them waiting for data", duration(each.waited), f"{each.waited / each.seconds:.0%}"])
+            words = ("of them waiting for data", duration(each.waited), f"{each.waited / each.seconds:.0%}")
+            rows.append(["", *(tag("span", word, class_="soft") for word in words)])
     return rows
 
 

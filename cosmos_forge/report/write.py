@@ -12,17 +12,18 @@ from cosmos_forge.files import atomic
 from cosmos_forge.report import comparison, films, learning, sections
 from cosmos_forge.report.facts import read_facts
 from cosmos_forge.report.html import Html, html, page, tag
-from cosmos_forge.report.media import Media
+from cosmos_forge.report.media import EMBEDDED_BYTES, Media
 from cosmos_forge.report.sections import section
 from cosmos_forge.run import REPORT
 
 COMPARISON = "report-compare.html"
 
 
-def write_report(folder: Path) -> Path:
-    """`report.html` in the run's folder. Raises ForgeError where there is no run."""
+def write_report(folder: Path, limit: int = EMBEDDED_BYTES) -> Path:
+    """`report.html` in the run's folder. limit: bytes of pictures and videos to put into it. Raises ForgeError where
+    there is no run."""
     facts, path = read_facts(folder), folder / REPORT
-    media = Media(path)
+    media = Media(path, limit)
     parts = [
         section("Learning", learning.curves(facts)),
         section("Measured", sections.metrics(facts)),
@@ -41,7 +42,7 @@ def write_report(folder: Path) -> Path:
 
 def write_comparison(folders: Sequence[Path], path: Path) -> Path:
     """One page over several runs. Raises ForgeError where one is none."""
-    runs, media = [read_facts(folder) for folder in folders], Media(path)
+    runs, media = [read_facts(folder) for folder in folders], Media(path, EMBEDDED_BYTES)
     parts = [
         section("At a glance", comparison.overview(runs, media)),
         section("Learning", learning.compared(runs)),
