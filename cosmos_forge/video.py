@@ -19,6 +19,8 @@ from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.files import atomic
 from cosmos_forge.inputs import PICTURE_FPS, PICTURES
 
+# The encoder's macroblock tree is off: with it the same small frames have been seen to give one file or another.
+H264 = {"crf": "14", "x264-params": "mbtree=0"}
 BT709 = 1  # of ITU-T H.273: primaries, transfer and matrix of HD video
 
 
@@ -41,7 +43,7 @@ def write_mp4(frames_THWC: Iterable[np.ndarray], fps: float, path: Path) -> None
     if height % 2 or width % 2:
         raise ForgeError(f"{show_path(path)}: H.264 needs even sizes, got {height}x{width}", "choose an even size")
     with atomic(path) as temporary, av.open(str(temporary), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "14"})
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=H264)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         codec = stream.codec_context
         codec.colorspace = codec.color_primaries = codec.color_trc = BT709
