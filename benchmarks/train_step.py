@@ -1,27 +1,37 @@
 """Training steps put together as a run has them, and diffusers' with peft on the same work: random weights and latents.
 
     python benchmarks/train_step.py --peer diffusers
-    python benchmarks/train_step.py --method full --settings train.recompute=block,train.optimizer_state=8bit
+    python benchmarks/train_step.py --method full --processes 2 --settings train.optimizer_state=8bit
+
+With --processes each setting is measured alone and then, as a row of its own, in that many processes with a GPU and a
+sample each that have the weights in pieces (fsdp); the last column is the step's time together over that alone.
 
 Each of --settings is a comma-separated list of a recipe's keys, and gets a row. Needs a GPU with 140 GiB for the
 default size; with recompute = block alone 40. FLOPs are those that the step has to compute, nothing of it twice.
-`--device cpu --variant tiny --frames 9 --height 64 --width 64` tries the script itself.
+`--device cpu --variant tiny --frames 17 --height 64 --width 64` tries the script itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from forward import FPS, TEXT_TOKENS, fill
-from measure import measure, print_machine, print_table, release
+from measure import Row, measure, print_machine, print_table, release
 
 from cosmos_forge.assemble import assemble
 from cosmos_forge.data import generator
+from cosmos_forge.gpus import known
 from cosmos_forge.plan import make_plan
 from cosmos_forge.plugins import load_plugins
 from cosmos_forge.recipe import read_recipe
@@ -29,7 +39,9 @@ from cosmos_forge.run import Run
 from cosmos_forge.testing.fakes import make_context
 from cosmos_forge.types import Batch, TextEmbedding
 from cosmos_forge.worker import component
-from forge_cosmos1.variants import PATCH, VARIANTS, DiTConfig
+from cosmos_forge.workers import free_port
+from forge_cosmos1.plugin import Video2WorldOptions
+from forge_cosmos1.variants import VARIANTS, DiTConfig
 from forge_cosmos1.video2world import Video2World
 
 RECIPE = """
@@ -51,31 +63,71 @@ use = "single"
 steps = 1000
 lr = 1e-4
 """
-PEAK = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12}  # dense bfloat16, by the vendor's data sheet
 
 
 def main() -> None:
     options = parse()
     device, config = torch.device(options.device), VARIANTS[options.variant]
-    print_machine(device, *(["diffusers", "peft"] if options.peer == "diffusers" else []))
-    flops = step_flops(config, options)
-    print(f"{options.variant}, {options.method}: {flops / 1e15:.3g} PFLOP a step")
     Video2World.load = lambda self: fill(self.net, self.context.device)  # drawn on the device, which takes no time
+    if options.report:
+        one_of_many(options)
+        return
+    print_machine(device, *(["diffusers", "peft"] if options.peer == "diffusers" else []))
+    flops = step_flops(options)
+    print(f"{options.variant}, {options.method}: {flops / 1e15:.3g} PFLOP a step and sample")
     rows, peers = [], []
     for setting in options.settings:
-        with tempfile.TemporaryDirectory() as folder:
-            rows.append(measure(setting, ours(options, setting, Path(folder)), device, options.repeats))
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-        torch.compiler.reset()
-        release(device)
+        rows.append(measure_ours(setting, options))
+        if options.processes > 1:
+            print_table([rows[-1], together(setting, options)], rows[-1])
+    if options.processes > 1:
+        return
     if options.peer == "diffusers":
         peers.append(measure("diffusers, checkpointing", theirs(config, options, device), device, options.repeats))
     print_table(rows + peers, peers[0] if peers else None)
-    peak = PEAK.get(torch.cuda.get_device_name()) if device.type == "cuda" else None
+    gpu = known(torch.cuda.get_device_name()) if device.type == "cuda" else None
     for row in rows + peers:
-        rate = flops / row.seconds
-        print(f"{row.what}: {rate / 1e12:.0f} TFLOP/s" + (f", {rate / peak:.1%} of the GPU's peak" if peak else ""))
+        rate = flops / row.seconds / 1e12
+        print(f"{row.what}: {rate:.0f} TFLOP/s" + (f", {rate / gpu.tflops:.1%} of the GPU's peak" if gpu else ""))
+
+
+def measure_ours(setting: str, options: argparse.Namespace) -> Row:
+    """One row; leaves the device as it was."""
+    device = torch.device(options.device)
+    with tempfile.TemporaryDirectory() as folder:
+        row = measure(setting, ours(options, setting, Path(folder)), device, options.repeats)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    torch.compiler.reset()
+    release(device)
+    return row
+
+
+def together(setting: str, options: argparse.Namespace) -> Row:
+    """The same step in several processes, started here; the first one's row."""
+    with tempfile.TemporaryDirectory() as folder:
+        report, shared = Path(folder) / "row.json", {"WORLD_SIZE": str(options.processes), "MASTER_ADDR": "127.0.0.1"}
+        command = [sys.executable, __file__, *sys.argv[1:], "--report", str(report), "--settings", setting]
+        environment = {**os.environ, **shared, "MASTER_PORT": str(free_port())}
+        places = [{**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(options.processes)]
+        processes = [subprocess.Popen(command, env=place) for place in places]
+        while None in (codes := [process.poll() for process in processes]) and not any(codes):
+            time.sleep(0.1)
+        for process in processes if any(codes) else ():
+            process.kill()
+        if any(codes):
+            sys.exit("a process failed; what it said stands above")
+        return Row(**json.loads(report.read_text()))
+
+
+def one_of_many(options: argparse.Namespace) -> None:
+    """What `together` starts."""
+    row = measure_ours(options.settings[0], options)
+    if os.environ["RANK"] == "0":
+        what = f"{row.what}, {options.processes} processes"
+        Path(options.report).write_text(json.dumps(asdict(replace(row, what=what))))
+    sys.stdout.flush()
+    os._exit(0)  # as workers do
 
 
 def parse() -> argparse.Namespace:
@@ -86,6 +138,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=121, help="pixel frames, 8k+1")
     parser.add_argument("--height", type=int, default=704, help="pixels, a multiple of 16")
     parser.add_argument("--width", type=int, default=1280, help="pixels, a multiple of 16")
+    parser.add_argument("--processes", type=int, default=1, help="with a GPU each, to be held against one alone")
+    parser.add_argument("--report", default="", help=argparse.SUPPRESS)
     parser.add_argument("--peer", default="none", choices=["none", "diffusers"])
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--device", default="cuda")
@@ -96,14 +150,18 @@ def ours(options: argparse.Namespace, setting: str, folder: Path) -> Callable[[]
     """A step as the stage `train` does it, on a batch that is on the device already."""
     overrides = [f"{key}={getattr(options, name)}" for key, name in SIZES.items()]
     overrides += [f"text_encoder.width={VARIANTS[options.variant].crossattn_emb_channels}", *setting.split(",")]
+    if options.report:
+        count = options.processes
+        overrides += ["parallelism.use=fsdp", f"parallelism.num_processes={count}", f"train.batch_size={count}"]
     recipe = folder / "step.toml"
     recipe.write_text(RECIPE)
     plan = make_plan(read_recipe(recipe, overrides), load_plugins(), runs=folder)
-    context = make_context(
-        folder, device=torch.device(options.device), dtype=torch.bfloat16, emit=lambda event: print(event.text)
-    )
+    tell = print if os.environ.get("RANK", "0") == "0" else (lambda text: None)
+    device = torch.device(options.device)
+    context = make_context(folder, device=device, dtype=torch.bfloat16, emit=lambda event: tell(event.text))
     parallelism = component(plan, "parallelism", context)
-    parallelism.start()
+    world = parallelism.start()
+    context = replace(context, world=world, device=torch.device(world.device))
     work = assemble(plan, Run(plan.folder), context, parallelism)
     parameters, optimizer, batch = list(work.parameters.values()), work.optimizer, draw_batch(options, context.device)
 
@@ -181,14 +239,10 @@ def theirs(config: DiTConfig, options: argparse.Namespace, device: torch.device)
     return step
 
 
-def step_flops(config: DiTConfig, options: argparse.Namespace) -> float:
-    """Of forward and backward pass, 2 a multiplication with addition; the backward pass of attention counts as two
-    forward ones, and frozen layers need no gradients of their weights."""
-    frames, rows, columns = latent_size(options)
-    tokens, width = frames * rows * columns // PATCH**2, config.model_channels
-    linear = tokens * (12 + 4 * config.mlp_ratio) * width**2
-    attention = 4 * tokens * (tokens + TEXT_TOKENS) * width
-    return config.num_blocks * ((3 if options.method == "full" else 2) * linear + 3 * attention)
+def step_flops(options: argparse.Namespace) -> float:
+    """Of the forward and the backward pass of a sample, as training counts them."""
+    channels, frozen = VARIANTS[options.variant].latent_channels, options.method != "full"
+    return Video2WorldOptions(variant=options.variant).flops((channels, *latent_size(options)), TEXT_TOKENS, frozen)
 
 
 if __name__ == "__main__":

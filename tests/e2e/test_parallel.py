@@ -107,9 +107,9 @@ def test_bfloat16_trains_float32_weights(workplace, train, one, use):
 
 
 @pytest.mark.parametrize("use", ["ddp", "fsdp"])
-def test_a_run_of_two_processes_is_gone_on_with_by_one(workplace, strike, use):
+def test_a_run_of_two_processes_is_gone_on_with_by_one_and_again_by_two(workplace, strike, use):
     longer = ['stages=["prepare", "train"]', "train.steps=12", "train.save_every=3", "train.log_every=1"]
-    workplace.run("longer", *longer)
+    workplace.run("longer", *longer, "train.steps=15")
     name = f"fewer-{use}"
     command = workplace.command(name, *longer)
     strike("terminate", "train", "works", 0.1).befall(workplace, *command, *spread(use, 2))
@@ -117,7 +117,10 @@ def test_a_run_of_two_processes_is_gone_on_with_by_one(workplace, strike, use):
     workplace.forge(*command, "--continue")
     resumed = [event.step for event in workplace.events(name) if isinstance(event, events.Resumed)]
     assert resumed and 0 < resumed[-1] < 12
-    compare(workplace, name, "longer", steps=12)
+    workplace.forge(*command, *spread(use, 2), "train.steps=15", "--continue")
+    started = [event.processes for event in workplace.events(name) if isinstance(event, events.StageStarted)]
+    assert started[-3:] == [2, 1, 2]
+    compare(workplace, name, "longer", steps=15)
 
 
 def test_what_cannot_be_shared_out_is_told_before_the_start(workplace):

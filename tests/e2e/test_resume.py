@@ -2,7 +2,10 @@
 
 import json
 import random
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
@@ -61,3 +64,12 @@ def test_one_who_stops_a_run_is_told_that_it_goes_on(workplace, strike):
     saved = [event.step for event in workplace.events("told") if isinstance(event, events.Saved)]
     assert 0 <= saved[-1] - max(workplace.losses("told")) < 3, "nothing that was done is lost"
     assert "interrupted" in workplace.forge("watch", "told", code=1)
+
+
+def test_killed_again_and_again(tmp_path):
+    """A few of the kills that the script takes by itself, of processes that share the weights."""
+    command = [sys.executable, str(Path(__file__).parent / "kill_many.py")]
+    options = ["--kills", "3", "--steps", "60", "--use", "fsdp"]
+    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 kills, 3 resumptions" in done.stdout and "bit-identical" in done.stdout

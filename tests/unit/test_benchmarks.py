@@ -72,3 +72,24 @@ def test_generate():
         sum(seconds[name] for name in ("text", "tokenizer: encoding", "all steps", "tokenizer: decoding"))
         <= (seconds["in all, but loading"])
     )
+
+
+@pytest.mark.slow
+def test_train_step_alone_and_together():
+    settings = ["--settings", "train.recompute=block"]
+    said = output_of("train_step.py", "--variant", "tiny", "--frames", "17", "--processes", "2", *settings)
+    rows = re.findall(r"^\| (\S.*?) \| \d.* (\d+\.\d{3}) \|$", said, re.MULTILINE)
+    assert [name for name, _ in rows] == ["train.recompute=block", "train.recompute=block, 2 processes"]
+    assert rows[0][1] == "1.000" and float(rows[1][1]) > 0
+
+
+def test_checkpoint():
+    command = [sys.executable, str(BENCHMARKS / "checkpoint.py"), "--device", "cpu", "--gigabytes", "0.02"]
+    done = subprocess.run([*command, "--seconds", "0.1"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "0.02 GB in 1 processes" in done.stdout
+    assert re.findall(r"^\| (\w+ save|resume) \| \d", done.stdout, re.MULTILINE) == [
+        "first save",
+        "next save",
+        "resume",
+    ]
