@@ -7,6 +7,7 @@ ALIASES = {
     "input": "generate.input",
     "prompt": "generate.prompt",
     "negative_prompt": "generate.negative_prompt",
+    "weights": "generate.weights",
     "given": "generate.given_frames",
     "frames": "generate.num_frames",
     "size": "generate.height x generate.width",

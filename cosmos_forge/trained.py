@@ -28,7 +28,7 @@ from cosmos_forge.stages import STAGES
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
 
-REFERENCE = re.compile(r"(?:run:(?P<run>[^@]*))?(?:@(?P<which>.*))?")
+REFERENCE = re.compile(r"(?:run:(?P<run>[^@]+))?(?:@(?P<which>.*))?")
 WHICH = re.compile(r"(?P<step>\d+|best|newest)?(?:(?:^|(?<=.)-)(?P<kind>ema|regular))?")
 FORMS = "@best, @newest, @ema, @regular, or a step such as @400 or @400-ema"
 
@@ -111,7 +111,7 @@ def is_of(plan: Plan, weights: str) -> bool:
 
 def exported(plan: Plan, weights: str) -> Path:
     """The file behind weights that lie in one: a path relative to the working directory, or what a run exported."""
-    reference = REFERENCE.fullmatch(weights)
+    reference = REFERENCE.fullmatch(weights) if weights else None
     if reference is None:
         return Path(weights)
     if reference["which"] is not None:
