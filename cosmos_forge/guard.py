@@ -151,8 +151,11 @@ class Guard:
     def check_frames(self, frames_CTHW: Tensor) -> Refusal | Tensor:
         """Raises TypeError where the guardrail gives neither a reason nor frames like those it got."""
         answer = self.component.check_frames(frames_CTHW)
-        if not isinstance(answer, Refusal) and (answer.dtype, answer.shape) != (frames_CTHW.dtype, frames_CTHW.shape):
-            raise TypeError(f"it gave {answer.dtype} {tuple(answer.shape)} for frames {tuple(frames_CTHW.shape)}")
+        if isinstance(answer, Refusal):
+            return answer
+        if not isinstance(answer, Tensor) or (answer.dtype, answer.shape) != (frames_CTHW.dtype, frames_CTHW.shape):
+            said = f"{answer.dtype} {tuple(answer.shape)}" if isinstance(answer, Tensor) else repr(answer)
+            raise TypeError(f"it gave {said} for frames {tuple(frames_CTHW.shape)}")
         return answer
 
 

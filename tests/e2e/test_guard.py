@@ -100,7 +100,8 @@ def videos(workplace, name: str) -> list[str]:
 
 
 def test_a_refused_prompt_leaves_its_record_and_the_others_their_videos(workplace, generate):
-    said, records = generate("words", 'guardrail.blocklist.words=["Knife"]', code=3)
+    both = ["parallelism.use=ddp", "parallelism.num_processes=2"]
+    said, records = generate("words", 'guardrail.blocklist.words=["Knife"]', *both, code=3)
     assert "guardrail `blocklist` refuses knife.mp4: blocklist: the prompt holds `knife`" in said
     assert videos(workplace, "words") == ["ball.mp4"]
     assert records["knife"]["safety"] == {
@@ -113,8 +114,6 @@ def test_a_refused_prompt_leaves_its_record_and_the_others_their_videos(workplac
     assert records["ball"]["safety"] == {"state": "on", "guardrails": {"blocklist": {"state": "on"}}}
     assert not (workplace.of("words") / "stages" / "generate.json").exists()
 
-    said, _ = generate("words", 'guardrail.blocklist.words=["Knife"]', code=3)
-    assert "1 of 2 videos are there" in said and "refuses knife.mp4" in said
     off = "guardrail.blocklist.on=false"
     _, records = generate("words", 'guardrail.blocklist.words=["Knife"]', off, "--continue")
     assert videos(workplace, "words") == ["ball.mp4", "knife.mp4"]
