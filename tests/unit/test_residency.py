@@ -1,11 +1,25 @@
 """Weights in 8 bits, and weights that come block by block: the bounds that are promised, and the same bits."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from cosmos_forge.memory import Memory, placed
-from cosmos_forge.residency import fit_residency, from_fp8, settle, store_as_fp8, stream_blocks, to_fp8
+from cosmos_forge import residency
+from cosmos_forge.memory import Memory, placed, sampling_memory
+from cosmos_forge.plan import make_plan
+from cosmos_forge.plugins import load_plugins
+from cosmos_forge.recipe import read_recipe
+from cosmos_forge.residency import (
+    choose_residency,
+    fit_residency,
+    from_fp8,
+    settle,
+    store_as_fp8,
+    stream_blocks,
+    to_fp8,
+)
 from cosmos_forge.testing import make_context
 from cosmos_forge.testing.fakes import TinyNet, build
 
@@ -146,8 +160,8 @@ def test_a_block_that_fails_keeps_its_weights():
     assert torch.equal(net(tokens()), tiny()(tokens()))
 
 
-@pytest.mark.parametrize("residency", ["fp8", "streamed"])
-def test_compiled_blocks_share_a_graph(residency):
+@pytest.mark.parametrize("kept", ["fp8", "streamed"])
+def test_compiled_blocks_share_a_graph(kept):
     """And fetch their weights outside of it."""
     torch._dynamo.reset()
     graphs, net, plain = [], tiny(), tiny()
@@ -156,8 +170,8 @@ def test_compiled_blocks_share_a_graph(residency):
         graphs.append(graph)
         return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 
-    settle(net, BLOCKS, residency, CPU)
-    settle(plain, BLOCKS, "fp8" if residency == "fp8" else "resident", CPU)
+    settle(net, BLOCKS, kept, CPU)
+    settle(plain, BLOCKS, "fp8" if kept == "fp8" else "resident", CPU)
     for block in net.blocks:
         block.compile(backend=backend)
     with torch.no_grad():
@@ -207,6 +221,25 @@ def test_auto_takes_what_is_exact_and_says_why(usable, host, found, said):
     taken, note = fit_residency(needs, usable * gib, host * gib)
     assert taken == found and said in note.text
     assert note.warning == ("host memory has" in said or "run out" in said)
+
+
+@pytest.mark.parametrize(("gib", "found"), [(24, "resident"), (16, "streamed"), (12, "streamed")])
+def test_auto_of_the_published_size(tmp_path, monkeypatch, gib, found):
+    """On what stands in for such GPUs; where two share the tokens, each has half of the activations."""
+    monkeypatch.setenv("FORGE_GPUS", "0")
+    monkeypatch.setattr(residency, "free_memory", lambda device: (gib - 0.6) * 2**30)
+    monkeypatch.setattr(residency, "least", lambda value, context: value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    notes = []
+    recipe = read_recipe(Path(__file__).parents[2] / "recipes" / "video2world-7b-generate.toml", [])
+    plan = make_plan(recipe, load_plugins(), runs=tmp_path)
+    context = make_context(tmp_path, device=torch.device("cuda"), emit=notes.append)
+    assert choose_residency(plan, context, parts=1) == found
+    needs = sampling_memory(plan)
+    assert notes[0].text.startswith(f"memory = auto: {found}, {needs.pop(found)} of")
+    assert all(f"{name} would need {size}" in notes[0].text for name, size in needs.items())
+    choose_residency(plan, context, parts=2)
+    assert all(str(half) in notes[1].text for half in sampling_memory(plan, parts=2).values())
 
 
 @pytest.mark.gpu
