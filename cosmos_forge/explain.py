@@ -89,6 +89,8 @@ def _facts(plan: Plan) -> dict[str, list[str]]:
         twice = f", each twice for guidance = {plan.generate.guidance:g}" if plan.generate.guidance else ""
         what = "chunk" if plan.lengths.chunks > 1 else "video"
         facts["sampling"] = [f"{evaluations} evaluations of the network a {what}{twice}"]
+    if "generate" in plan.stages:
+        facts["guardrails"] = [", ".join(table.name.partition(".")[2] for table in plan.each("guardrail")) or "none"]
     return facts | _sampling_facts(plan)
 
 
