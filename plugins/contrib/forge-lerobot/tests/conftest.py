@@ -11,8 +11,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 FPS = 10
@@ -98,6 +96,9 @@ def write_v21(folder: Path, chunks_size: int = 1000) -> Path:
 
 def write_v30(folder: Path, together: tuple[tuple[int, ...], ...] = ((0, 1), (2,))) -> Path:
     """together: the episodes that share a video file, one group a file."""
+    import pyarrow as pa  # where the package is not installed, neither may this be
+    import pyarrow.parquet as pq
+
     paths = {
         "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
         "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
