@@ -39,7 +39,7 @@ def closing(picture: Picture, folder: Path) -> Closing:
         words = ["The run ended without a word, as when it is killed. The same command goes on."]
         return Closing(f"stopped after {took}", words=words, tries=_tries(picture, folder))
     files = [(name, show_path(folder / path)) for name, path in reversed(picture.artifacts.items())]
-    files.sort(key=lambda file: file[0] != "videos")
+    files.sort(key=lambda file: file[0] not in ("video", "videos"))
     files = [*_page(folder), *files]
     words = [*_held_out(picture), *measured(picture.metrics)]
     if picture.rejected:
@@ -73,7 +73,7 @@ def _tries(picture: Picture, folder: Path) -> list[tuple[str, str]]:
         return [("go on", f"forge run {where}")]
     if "generate" not in picture.stages:
         return [("do the other stages", f"forge run {where}")]
-    tries = [("continue a video of yours", f"forge generate {where} generate.input=my.mp4")]
+    tries = [("continue a video of yours", f"forge generate {where} input=my.mp4")]
     if picture.training.latest is not None:
         steps = 2 * picture.training.latest.steps
         tries.append(("train twice as long", f"forge run {where} --continue train.steps={steps}"))

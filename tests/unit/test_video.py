@@ -73,20 +73,6 @@ def test_browsers_can_play_it(tmp_path):
     assert data.index(b"moov") < data.index(b"mdat")  # plays before it is loaded whole
 
 
-def test_the_same_frames_give_the_same_file(tmp_path):
-    """A picture that passes by, with noise: of ten such files seven differed, with the encoder's macroblock tree."""
-    chance = np.random.default_rng(0)
-    coarse = Image.fromarray(chance.integers(0, 128, (12, 20, 3), dtype=np.uint8))
-    picture = np.asarray(coarse.resize((202, 96), Image.Resampling.BICUBIC))
-    noisy = np.stack([picture[:, 2 * shift : 2 * shift + 160] for shift in range(21)])
-    noisy = noisy + chance.integers(0, 100, noisy.shape, dtype=np.uint8)
-    files = set()
-    for _ in range(6):
-        write_mp4(noisy, 24, tmp_path / "a.mp4")
-        files.add((tmp_path / "a.mp4").read_bytes())
-    assert len(files) == 1
-
-
 def test_odd_sizes_are_refused_and_nothing_is_left(tmp_path):
     with pytest.raises(ForgeError, match="even sizes, got 47x64"):
         write_mp4(waves(height=47), 24, tmp_path / "a.mp4")
