@@ -47,7 +47,7 @@ def read_header(path: Path) -> Header:
     try:
         if path.stat().st_size == 0:
             raise Unreadable("the file is empty")
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if stream is None:
                 raise Unreadable("there is no video in the file")
@@ -61,6 +61,8 @@ def read_header(path: Path) -> Header:
             if len(times) < len(shown):
                 raise Unreadable("its frames carry no times; encode it again")
             fps, tick = float(stream.average_rate), float(stream.time_base)
+            if stream.codec_context is None:
+                raise Unreadable("it is encoded in a way that is not known here; encode it again, as H.264")
             height, width = stream.codec_context.height, stream.codec_context.width
             codec = stream.codec_context.name
         rotation = _rotation(path)
@@ -87,7 +89,7 @@ def _rotation(path: Path) -> int:
     if path.suffix.lower() in _ISO:
         with path.open("rb") as file:
             return _track_rotation(file)
-    with av.open(str(path)) as container:  # elsewhere only a decoded frame tells
+    with av.open(str(path), metadata_errors="replace") as container:  # elsewhere only a decoded frame tells
         frame = next(container.decode(video=0), None)
         return -frame.rotation % 360 if frame else 0
 
@@ -120,7 +122,7 @@ def _boxes(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[bytes, int, 
         file.seek(start)
         size, name = struct.unpack(">I4s", file.read(8))
         head = 8
-        if size == 1:
+        if size == 1 and start + 16 <= stop:
             size, head = struct.unpack(">Q", file.read(8))[0], 16
         end = start + size if size else stop
         if (size and size < head) or end > stop:

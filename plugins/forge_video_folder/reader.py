@@ -66,7 +66,7 @@ def probe(path: Path) -> Video:
     if path.stat().st_size == 0:
         raise Unreadable("the file is empty")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if stream is None:
                 raise Unreadable("there is no video in the file")
@@ -111,7 +111,7 @@ def read_with_pyav(path: Path, video: Video, indices: Sequence[int]) -> np.ndarr
     key = max((p for p in video.packets if p.key and p.shown <= wanted[0]), key=lambda p: p.shown)
     frames: dict[int, np.ndarray] = {}
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.best("video")
             stream.thread_type = "AUTO"
             container.seek(key.stored, stream=stream)

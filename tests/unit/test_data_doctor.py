@@ -1,9 +1,11 @@
 """`forge data`: what it finds in folders that are as folders are, and what it recommends."""
 
+import contextlib
 import io
 import json
 import os
 import pty
+import random
 import shutil
 import struct
 import subprocess
@@ -116,6 +118,22 @@ def test_times_rounded_to_milliseconds_do_not_vary(tmp_path):
 def test_a_file_that_is_no_video_has_a_reason(folder, name, said):
     with pytest.raises(Unreadable, match=said):
         read_header(folder / "videos" / f"{name}.mp4")
+
+
+def test_whatever_a_damaged_file_holds_it_has_a_reason(folder, tmp_path):
+    """Changed bytes, in the index above all; a foreign letter in a tag is no damage."""
+    whole, chance, read = (folder / "videos" / "good.mp4").read_bytes(), random.Random(0), 0
+    index = whole.index(b"moov")
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(4):
+            data[chance.randrange(index, len(data))] = chance.choice([0, 1, 255, chance.randrange(256)])
+        (tmp_path / "damaged.mp4").write_bytes(data)
+        with contextlib.suppress(Unreadable):
+            read += read_header(tmp_path / "damaged.mp4").frames > 0
+    assert 0 < read < 300
+    (tmp_path / "tagged.mp4").write_bytes(whole.replace(b"Lavf", b"\xe9avf"))
+    assert read_header(tmp_path / "tagged.mp4").frames == 40
 
 
 def test_a_file_whose_end_is_missing_after_its_index_is_cut_short(tmp_path):
