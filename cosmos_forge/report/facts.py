@@ -46,7 +46,8 @@ class Facts:
     """A run, as it stands.
 
     picture: its last attempt. steps, validated: in order, without those that were lost and done again. times: of all
-    attempts. notes, rejected: each once. films: what `generate` made. samples: by step, what validation made. sheets:
+    attempts. notes, rejected: each once. films: what `generate` made. stopped: of what
+    guardrails kept from being made, by name, why. samples: by step, what validation made. sheets:
     contact sheets of the former. settings: of its recipe; alone: of stages that were done again by themselves, where
     they differ.
     """
@@ -59,6 +60,7 @@ class Facts:
     notes: list[Note]
     rejected: list[RejectedClip]
     films: list[Film]
+    stopped: dict[str, str]
     samples: dict[int, list[Film]]
     sheets: list[Path]
     settings: list[Setting]
@@ -97,6 +99,7 @@ def read_facts(folder: Path) -> Facts:
         notes=list(notes),
         rejected=_rejected(folder, stamped),
         films=_films(run.videos, run.videos / "truth"),
+        stopped=_stopped(run.videos),
         samples={
             int(step.name.removeprefix("step-")): _films(step, run.videos / "truth")
             for step in sorted((folder / "samples").glob("step-*"))
@@ -135,6 +138,22 @@ def _films(folder: Path, truths: Path) -> list[Film]:
         truth = truths / path.name
         films.append(Film(path.stem, path, _json(path.with_suffix(".json")), truth if truth.exists() else None))
     return films
+
+
+def _stopped(folder: Path) -> dict[str, str]:
+    """Records without a video."""
+    stopped = {}
+    for path in sorted(folder.glob("*.json")):
+        safety = _json(path).get("safety")
+        if not path.with_suffix(".mp4").exists() and isinstance(safety, dict):
+            verdicts = safety.get("guardrails", {}).items()
+            words = [
+                ": ".join([name, *map(str, filter(None, map(said.get, ("state", "category", "reason"))))])
+                for name, said in verdicts
+                if said.get("state") in ("refused", "failed")
+            ]
+            stopped[path.stem] = "; ".join(words) or str(safety.get("state", ""))
+    return stopped
 
 
 def _settings(folder: Path) -> tuple[list[Setting], list[Setting]]:

@@ -53,6 +53,12 @@ def _record(film: Film) -> str:
     )
 
 
+def stopped(facts: Facts) -> Html | None:
+    """What guardrails kept from being made."""
+    items = [tag("li", tag("b", name), f": {why}", class_="warn") for name, why in facts.stopped.items()]
+    return tag("ul", *items) if items else None
+
+
 def samples(facts: Facts, media: Media) -> Html | None:
     """What validation made: before training, at the best and at the last step in full; sheets of all others."""
     if not facts.samples:

@@ -27,7 +27,7 @@ def write_report(folder: Path, limit: int = EMBEDDED_BYTES) -> Path:
     parts = [
         section("Learning", learning.curves(facts)),
         section("Measured", sections.metrics(facts)),
-        section("Videos", films.clips(facts.films, media), films.sheets(facts.sheets, media)),
+        section("Videos", films.clips(facts.films, media), films.stopped(facts), films.sheets(facts.sheets, media)),
         section("Videos along the way", films.samples(facts, media)),
         section("Where the time went", sections.timings(facts)),
         section("Left out", sections.rejected(facts)),

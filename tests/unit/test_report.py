@@ -183,6 +183,18 @@ def test_a_failed_run_says_why(tmp_path):
     assert "train failed" in words and "error: it broke" in words and "logs/train-rank0.log" in words
 
 
+def test_what_guardrails_stopped_is_told(tmp_path):
+    folder = make_run(tmp_path / "guarded")
+    said = {
+        "state": "refused",
+        "guardrails": {"words": {"state": "refused", "category": "violence", "reason": "<knife>"}},
+    }
+    (folder / "videos" / "knife.json").write_text(json.dumps({"safety": said}))
+    facts = read_facts(folder)
+    assert facts.stopped == {"knife": "words: refused: violence: <knife>"} and len(facts.films) == 2
+    assert "words: refused: violence: <knife>" in " ".join(Outline(write_report(folder).read_text()).text)
+
+
 def test_a_run_that_has_hardly_begun_has_a_page(tmp_path):
     ev.EventLog(tmp_path / "events.jsonl").emit(ev.RunStarted("young", ["train"]))
     assert "young" in write_report(tmp_path).read_text()
