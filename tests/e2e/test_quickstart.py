@@ -1,5 +1,6 @@
 """The main job, shrunken: the shipped recipes through all stages, by the commands that a person types."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -19,7 +20,7 @@ SMALL = [
 @pytest.fixture(scope="module")
 def quickstart(workplace):
     """The run of the shipped recipe, and what was said."""
-    said = workplace.forge("run", "quickstart.toml", *SMALL)
+    said = workplace.forge("run", "quickstart.toml", *SMALL, "logger.csv.on=true")
     return workplace.of("quickstart"), said
 
 
@@ -34,6 +35,13 @@ def test_every_stage_is_done_and_measured(quickstart):
     assert set(metrics) == {"psnr_db", "psnr_copy_db", "ssim", "ssim_copy", "clips", "train_seconds"}
     assert metrics["clips"] == 2 and metrics["train_seconds"] > 0 and metrics["psnr_copy_db"] > 5
     assert "runs/quickstart/videos" in said and "PSNR" in said and "held-out loss" in said
+
+
+def test_a_logger_gets_every_step(quickstart, workplace):
+    with (quickstart[0] / "steps.csv").open(newline="") as file:
+        rows = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+    steps = [event for event in workplace.events("quickstart") if isinstance(event, events.Step)]
+    assert rows == [(step.step, step.loss) for step in steps] and rows
 
 
 def test_videos_play_and_say_how_they_were_made(quickstart):
