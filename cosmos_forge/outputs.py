@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cosmos_forge import events, sheet, video
 from cosmos_forge.chunks import Chunks
-from cosmos_forge.errors import ForgeError
+from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.files import write_json
 from cosmos_forge.guard import Safety
 from cosmos_forge.inputs import PICTURES, VIDEOS
@@ -145,8 +145,12 @@ def chunks_of(plan: Plan, run: Run, made: Video, settings: Mapping[str, Any]) ->
     return Chunks(run.folder / "chunks" / file_name(made.name), plan.lengths, settings)
 
 
-def check_names(videos: Sequence[Video]) -> None:
-    """Raises ForgeError where two would be written to one file."""
+def check_names(run: Run, videos: Sequence[Video]) -> None:
+    """Raises ForgeError where two would be written to one file, or one over what another goes on from."""
+    files = {file_of(run, each).resolve() for each in videos}
+    for each in videos:
+        if (path := Path(each.source.get("input", ""))).resolve() in files:
+            raise ForgeError(f"{show_path(path)} would be overwritten", "copy it, or give this run another --name")
     names: dict[str, str] = {}
     for each in videos:
         other = names.setdefault(file_name(each.name), each.name)

@@ -34,7 +34,7 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     world, options = context.world, plan.generate
     weights = weights_of(plan, run)
     videos = upsample_prompts(plan, run, context, find_videos(plan, run, context))
-    outputs.check_names(videos)
+    outputs.check_names(run, videos)
     for text in untried(plan, {each.fps for each in videos}, {each.given for each in videos}):
         context.emit(events.Note(f"beyond training: {text}", warning=True))
     if plan.lengths.chunks > 1:

@@ -161,4 +161,4 @@ def test_explain_tells_what_the_published_model_takes(explain):
     """13.5 GiB are 7,236,208,768 parameters in bfloat16; 17.9 GiB were measured at work, see docs/measured.md."""
     said = explain("recipes/video2world-7b-generate.toml")
     assert "14.5 GB  nvidia/Cosmos-Predict1-7B-Video2World" in said
-    assert "16 x 16 x 88 x 160" in said and "generate: 17.8 GiB (weights 13.5, working 4.3)" in said
+    assert "16 x 16 x 88 x 160" in said and "generate, resident: 18.2 GiB (weights 13.5, working 4.8)" in said

@@ -225,8 +225,11 @@ def test_prompts_beyond_the_chunks_and_bad_overlaps_are_problems(workplace, plan
     )
 
 
-def test_names_that_would_share_a_file_are_told():
+def test_names_that_would_share_a_file_are_told(tmp_path):
     assert file_name("my clip.MP4#3") == "my-clip-3" and file_name("my.v2") == "my.v2"
     pair = [Video(name, "", 24.0, 1, torch.empty, {}) for name in ("a b", "a-b")]
     with pytest.raises(ForgeError, match=r"a b and a-b would both become a-b\.mp4"):
-        check_names(pair)
+        check_names(Run(tmp_path), pair)
+    itself = Video("a", "", 24.0, 1, torch.empty, {"input": str(tmp_path / "videos" / "a.mp4")})
+    with pytest.raises(ForgeError, match=r"a\.mp4 would be overwritten"):
+        check_names(Run(tmp_path), [itself])
