@@ -5,6 +5,7 @@ import inspect
 import sys
 from itertools import pairwise
 from types import ModuleType
+from typing import ClassVar
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from cosmos_forge import Options, hookimpl
 from cosmos_forge import testing as contracts
 from cosmos_forge.plugins import KINDS, Source, load_plugins
 from cosmos_forge.testing import contract, fakes
-from cosmos_forge.types import Clip, Result, TextEmbedding
+from cosmos_forge.types import Clip, Refusal, Result, TextEmbedding
 
 
 class Counted(Options):
@@ -26,6 +27,7 @@ class Counted(Options):
     max_tokens: int = Field(4, description="tokens")
     steps: int = Field(30, description="steps")
     evaluations: int = Field(30, description="calls of the denoiser")
+    looks_at: ClassVar[tuple[str, ...]] = ("prompt", "frames")
 
 
 class Undescribed(Options):
@@ -155,11 +157,60 @@ class Loud(Method):
         return "1 layer"
 
 
+class Guard(Base):
+    """Refuses knives; leaves frames as they are."""
+
+    def check_prompt(self, prompt):
+        return Refusal("weapons") if "knife" in prompt else None
+
+    def check_frames(self, frames_CTHW):
+        return frames_CTHW
+
+
+class Nameless(Guard):
+    def check_prompt(self, prompt):
+        return Refusal("") if "knife" in prompt else None
+
+
+class Careless(Guard):
+    def check_prompt(self, prompt):
+        return None
+
+    def check_frames(self, frames_CTHW):
+        return frames_CTHW.mul_(0)
+
+
+class Shortening(Guard):
+    def check_frames(self, frames_CTHW):
+        return frames_CTHW[:, 1:]
+
+
+class Upsampler(Base):
+    def upsample(self, prompt, frame_CHW):
+        return f"{prompt}, slowly"
+
+
+class Silent(Upsampler):
+    def upsample(self, prompt, frame_CHW):
+        return prompt
+
+
+class Diary(Base):
+    def on_event(self, stamped):
+        pass
+
+    def close(self):
+        pass
+
+
 HOOKS = {
     "register_datasets": (Dataset, Restless, Clingy, Twins),
     "register_text_encoders": (Encoder, Unmasked, Sociable),
     "register_samplers": (Sampler, Unfinished, Extra),
     "register_methods": (Method, Forgetful, Leaky, Loud),
+    "register_guardrails": (Guard, Nameless, Careless, Shortening),
+    "register_prompt_upsamplers": (Upsampler, Silent),
+    "register_loggers": (Diary,),
 }
 
 
@@ -190,8 +241,12 @@ def _hook(classes):
 def run(suite, name, tmp_path):
     """One test of a contract, with the arguments that pytest would give it."""
     test = getattr(suite, name)
-    arguments = {"tmp_path": tmp_path, "dtype": torch.float32}
+    arguments = {"tmp_path": tmp_path, "dtype": torch.float32, "frames": 9}
     test(**{name: value for name, value in arguments.items() if name in inspect.signature(test).parameters})
+
+
+class Knives(contracts.GuardrailContract):
+    refused = "throw a knife"
 
 
 @pytest.mark.parametrize(
@@ -201,13 +256,16 @@ def run(suite, name, tmp_path):
         (contracts.TextEncoderContract, "encoder"),
         (contracts.SamplerContract, "sampler"),
         (contracts.MethodContract, "method"),
+        (Knives, "guard"),
+        (contracts.PromptUpsamplerContract, "upsampler"),
+        (contracts.LoggerContract, "diary"),
     ],
 )
 def test_right_components_pass(base, use, tmp_path):
     suite = type("Suite", (base,), {"use": use})()
-    # Not the one that asks a process of its own, where these components are not installed.
-    tests = [name for name in dir(suite) if name.startswith("test_") and name != "test_registering_is_light"]
-    assert len(tests) >= 9
+    # Not those that ask a process of its own, where these components are not installed.
+    tests = [name for name in dir(suite) if name.startswith("test_") and not name.endswith("_is_light")]
+    assert len(tests) >= 7
     for name in tests:
         with contextlib.suppress(pytest.skip.Exception):
             run(suite, name, tmp_path)
@@ -232,6 +290,11 @@ def test_right_components_pass(base, use, tmp_path):
         (contracts.MethodContract, "forgetful", "test_merged_equals_adapted", "the merged network differs"),
         (contracts.MethodContract, "leaky", "test_trainable_is_what_trains", "wrong: {'head.bias'}"),
         (contracts.MethodContract, "loud", "test_adapting_changes_no_output", "outputs must stay what they were"),
+        (Knives, "nameless", "test_prompts", "a Refusal names its category"),
+        (Knives, "careless", "test_prompts", "'throw a knife' must be refused, got None"),
+        (Knives, "careless", "test_frames", "must leave the frames it gets as they are"),
+        (Knives, "shortening", "test_frames", "frames must be uint8 (3, 9, 48, 64), got torch.uint8 (3, 8, 48, 64)"),
+        (contracts.PromptUpsamplerContract, "silent", "test_gives_a_prompt", "upsample('', frame) gives text, got ''"),
         (contracts.SamplerContract, "bare", "test_options_explain_themselves", "give ['steps'] a `Field("),
         (contracts.SamplerContract, "bare", "test_build_resolves", "has no callable `Nothing`"),
         (
