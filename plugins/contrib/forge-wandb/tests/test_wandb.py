@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
+import subprocess
+import sys
 
 import pytest
 
@@ -14,21 +17,36 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from cosmos_forge import events
 from cosmos_forge.testing import LoggerContract
-from cosmos_forge.types import LoggerContext
-from forge_wandb.plugin import WandbOptions
-from forge_wandb.writer import Wandb
 
 
 class TestWandb(LoggerContract):
     use = "wandb"
 
 
-def take(run, *happened: events.Event) -> None:
-    """One attempt at a run."""
-    logger = Wandb(WandbOptions(), LoggerContext("mine", run, {"": {"seed": 3}, "train": {"lr": 1e-4}}))
-    for number, event in enumerate(happened):
-        logger.on_event(events.Stamped(event, 1000.0 + number))
-    logger.close()
+# One attempt at a run, a process of its own as in life: wandb names an attempt's folder by the run and the second.
+ATTEMPT = """
+import sys
+from pathlib import Path
+from cosmos_forge import events
+from cosmos_forge.types import LoggerContext
+from forge_wandb.plugin import WandbOptions
+from forge_wandb.writer import Wandb
+logger = Wandb(WandbOptions(), LoggerContext("mine", Path(sys.argv[1]), {"": {"seed": 3}, "train": {"lr": 1e-4}}))
+for line in sys.stdin:
+    logger.on_event(events.from_line(line))
+logger.close()
+"""
+
+
+def take(run, *happened: events.Event) -> list[Record]:
+    """What is kept of one attempt; its folder is removed, so that the next one's stands alone."""
+    lines = "".join(events.to_line(event, 1000.0) + "\n" for event in happened)
+    done = subprocess.run([sys.executable, "-c", ATTEMPT, str(run)], input=lines, text=True, capture_output=True)
+    assert done.returncode == 0 and done.stdout == "", done.stdout + done.stderr
+    (folder,) = run.glob("wandb/offline-run-*")
+    found = [record for path in folder.glob("*.wandb") for record in records(path)]
+    shutil.rmtree(folder)
+    return found
 
 
 def records(path) -> list[Record]:
@@ -65,15 +83,14 @@ def step(number: int, loss: float) -> events.Step:
 
 def test_attempts_at_a_run_are_one_run_offline(tmp_path):
     Image.new("RGB", (30, 20), "red").save(tmp_path / "sheet.png")
-    take(tmp_path, step(1, 0.5), step(2, 0.4))
-    take(
+    first = take(tmp_path, step(1, 0.5), step(2, 0.4))
+    second = take(
         tmp_path,
         events.Resumed(1, "checkpoints/1"),
         step(2, 0.3),
         events.Validated(2, [0.1, 10.0], [0.2, 0.4], [], {}, "sheet.png", True),
         events.Measured({"psnr": 21.5}),
     )
-    first, second = (records(path) for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb")))
     assert [(each["step"], each["train/loss"], each["train/edm"]) for each in points(first)] == [
         (1, 0.5, 0.25),
         (2, 0.4, 0.25),
