@@ -48,8 +48,9 @@ class HubOptions(Options):
     """Weights in a folder or on the hub."""
 
     def needs_of(self, model: str, files: tuple[str, ...], gigabytes: float, licence: str) -> list[Download]:
-        """The download, unless `model` is a folder."""
-        return [] if Path(model).is_dir() else [Download(model, files, gigabytes, licence)]
+        """The download, unless `model` is a folder, or nothing that could be a repository."""
+        local = Path(model).is_dir() or not re.fullmatch(ON_HUB, model)
+        return [] if local else [Download(model, files, gigabytes, licence)]
 
     def check_place(self, plan: Plan, key: str) -> Iterable[Problem]:
         """Whether `key` is a folder that is there, or may be a repository."""

@@ -48,7 +48,7 @@ class PixtralOptions(RequestOptions):
     )
 
     def needs(self) -> list[Download]:
-        if Path(self.model).is_dir():
+        if Path(self.model).is_dir() or not re.fullmatch(ON_HUB, self.model):
             return []
         return [Download(self.model, ("*.json", "*.jinja", "*.safetensors"), 25.4, "Apache-2.0")]
 

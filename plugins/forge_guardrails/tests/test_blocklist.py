@@ -1,5 +1,7 @@
 """The guardrail blocklist: its contract, what it compares, and where its words come from."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from cosmos_forge import ForgeError
@@ -7,7 +9,7 @@ from cosmos_forge.options import build_options
 from cosmos_forge.testing import GuardrailContract, make_context
 from cosmos_forge.types import Refusal
 from forge_guardrails.blocklist import Blocklist
-from forge_guardrails.plugin import BlocklistOptions
+from forge_guardrails.plugin import BlocklistOptions, FaceBlurOptions, LlamaGuardOptions, VideoFilterOptions
 
 
 class TestBlocklist(GuardrailContract):
@@ -70,3 +72,31 @@ def test_a_list_without_words_is_no_list(tmp_path):
     (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
     with pytest.raises(ForgeError, match="cannot be read"):
         Blocklist(BlocklistOptions(file=str(tmp_path / "latin.txt")), make_context(tmp_path))
+
+
+def test_what_a_recipe_may_not_say(tmp_path, monkeypatch):
+    """Each guardrail checks its own table, whatever that is called."""
+    monkeypatch.chdir(tmp_path)
+
+    def problems(options):
+        plan = SimpleNamespace(
+            name_of=lambda of: "guardrail.mine", problem=lambda table, key, what, fix="": (table, key, what)
+        )
+        assert all("/" in need.repo for need in options.needs())
+        return [(key, what) for table, key, what in options.check(plan) if table == "guardrail.mine"]
+
+    assert problems(BlocklistOptions(words=["knife"])) == []
+    assert problems(BlocklistOptions(words=[" "])) == [("words", "there is no word to refuse")]
+    assert problems(BlocklistOptions(file="no.txt")) == [("file", "file no.txt does not exist")]
+    assert problems(LlamaGuardOptions()) == problems(VideoFilterOptions()) == problems(FaceBlurOptions()) == []
+    assert problems(LlamaGuardOptions(model="nowhere", allow=["S8", "S4"])) == [
+        ("model", "there is no folder nowhere"),
+        ("allow", "'S4' cannot be allowed"),
+    ]
+    assert problems(VideoFilterOptions(encoder="a b", allow=["drugs", "child abuse"])) == [
+        ("encoder", "there is no folder a b"),
+        ("allow", "'child abuse' cannot be allowed"),
+    ]
+    assert problems(FaceBlurOptions(model="./weights")) == [("model", "there is no folder ./weights")]
+    repos = [need.repo for need in VideoFilterOptions().needs()]
+    assert repos == ["nvidia/Cosmos-Guardrail1", "google/siglip-so400m-patch14-384"]
