@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Job:
     """What is sampled in one go. name: decides the noise. given: number of frames to go on from. read: these frames,
-    CTHW, float32, about -1 to 1; asked for once, so that a batch's frames are never in memory together."""
+    CTHW, float32, about -1 to 1; asked for where they are needed, so that a batch's are never in memory together."""
 
     name: str
     prompt: str

@@ -14,10 +14,12 @@ from torch import Tensor
 from cosmos_forge import events
 from cosmos_forge.compiling import compile_blocks
 from cosmos_forge.data import generator, pad_text
+from cosmos_forge.errors import show_path
 from cosmos_forge.jobs import Job
 from cosmos_forge.kinds import Denoiser, LatentTokenizer, Model, Sampler, in_turn
 from cosmos_forge.loading import load_model
 from cosmos_forge.memory import Residency
+from cosmos_forge.preview import Preview
 from cosmos_forge.residency import choose_residency, settle
 from cosmos_forge.sharing import Share
 from cosmos_forge.stages.prepare import Cache, encode_texts
@@ -90,11 +92,17 @@ def sample(
             seed=options.seed,
         )
 
-        def on_step(step: int, index: int = index) -> None:
-            context.emit(events.Progress(what, index + min(step / steps, 1.0), len(jobs), "videos"))
+        preview = Preview(context.folder / "preview.png", job.read, known, model.sigma_data)
 
-        denoise = model.denoiser(condition, options.guidance, team.evaluate if team else in_turn)
+        def on_step(step: int, index: int = index, preview: Preview = preview) -> None:
+            context.emit(events.Progress(what, index + min(step / steps, 1.0), len(jobs), "videos"))
+            if context.world.rank == 0 and preview.step():
+                context.emit(events.Note(f"{show_path(preview.path)} shows roughly what there is so far"))
+
+        denoise = preview.watch(model.denoiser(condition, options.guidance, team.evaluate if team else in_turn))
         x0 = solve(sampler, denoise, condition, options.seed, job.name, on_step)
+        if context.world.rank == 0:
+            preview.path.unlink(missing_ok=True)
         latents.append((x0 / model.sigma_data).cpu())
         context.emit(events.Progress(what, index + 1, len(jobs), "videos"))
     del model
