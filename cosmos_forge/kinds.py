@@ -277,7 +277,8 @@ class Adding(Protocol):
 class ParallelismOptions(Protocol):
     """processes: how many workers a stage gets on a machine with that many GPUs (0: none). Raises ValueError.
 
-    Where several of them share a sample, `context` says how many do.
+    Where several of them share a sample, `context` says how many do. One that spreads a copy of the weights over
+    processes says over how many of so many: `pieces(processes)`.
     """
 
     def processes(self, gpus: int) -> int: ...

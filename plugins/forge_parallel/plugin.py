@@ -68,6 +68,10 @@ class FsdpOptions(ManyOptions):
         "GPUs keeps the gathering within each machine (HSDP)",
     )
 
+    def pieces(self, processes: int) -> int:
+        """See `kinds.ParallelismOptions`."""
+        return self.shard or processes
+
     def check(self, plan: Plan) -> Iterator[Problem]:
         """As `ManyOptions.check`, and whether copies come out whole."""
         yield from super().check(plan)
