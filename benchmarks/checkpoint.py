@@ -23,9 +23,9 @@ from measure import print_machine
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard, init_device_mesh
 
-from cosmos_forge import checkpoint
 from cosmos_forge.events import Event, Saved
-from cosmos_forge.saving import Saver
+from cosmos_forge.training import checkpoint
+from cosmos_forge.training.saving import Saver
 
 KINDS = ("weights/{}", "optimizer/{}/exp_avg", "optimizer/{}/exp_avg_sq")
 

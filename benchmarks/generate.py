@@ -29,8 +29,9 @@ import torch
 from measure import Clock, print_machine
 from safetensors.torch import save_file
 
-from cosmos_forge import sampling, video
+from cosmos_forge import video
 from cosmos_forge.events import Event, Note
+from cosmos_forge.generation import sampling
 from cosmos_forge.plan import Plan, make_plan
 from cosmos_forge.plugins import load_plugins
 from cosmos_forge.recipe import read_recipe

@@ -29,14 +29,14 @@ import torch
 from forward import FPS, TEXT_TOKENS, fill
 from measure import Row, measure, print_machine, print_table, release
 
-from cosmos_forge.assemble import assemble
-from cosmos_forge.data import generator
 from cosmos_forge.gpus import known
 from cosmos_forge.plan import make_plan
 from cosmos_forge.plugins import load_plugins
 from cosmos_forge.recipe import read_recipe
 from cosmos_forge.run import Run
 from cosmos_forge.testing.fakes import make_context
+from cosmos_forge.training.assemble import assemble
+from cosmos_forge.training.data import generator
 from cosmos_forge.types import Batch, TextEmbedding
 from cosmos_forge.worker import component
 from cosmos_forge.workers import free_port

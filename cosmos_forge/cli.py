@@ -6,7 +6,7 @@ import importlib
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -130,13 +130,22 @@ def explain(
     overrides: Overrides = None,
     name: Name = None,
     runs: Runs = Path("runs"),
+    gpu: Annotated[
+        str | None, typer.Option(metavar="NAME[:COUNT]", help="suppose these GPUs, as h100-80gb:8; default: those here")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what `run` would do: every setting with its origin, downloads, shapes. Does nothing else."""
+    """Show what `run` would do: every setting with its origin, shapes, downloads, memory, time. Does nothing else."""
     from cosmos_forge import explain
+    from cosmos_forge.forecast.limits import look, supposed
 
-    plan = _plan(recipe, overrides, name, runs)
-    typer.echo(_json(explain.explain_json(plan)) if as_json else explain.explain(plan), nl=False)
+    def plan(changes: Sequence[str] = ()) -> Plan:
+        return _plan(recipe, [*(overrides or []), *changes], name, runs)
+
+    with supposed(gpu) as kind:
+        told, outlook = plan(), look(plan(), kind, plan)
+        text = _json(explain.explain_json(told, outlook)) if as_json else explain.explain(told, outlook)
+    typer.echo(text, nl=False)
 
 
 @app.command()
@@ -169,15 +178,15 @@ def data(
 ) -> None:
     """Look at every clip of a dataset: what it is, whether it will be used, and which sizes lose least."""
     from cosmos_forge.plugins import load_plugins
-    from cosmos_forge.survey import view_survey
+    from cosmos_forge.survey import show
     from cosmos_forge.survey.survey import survey
 
-    with view_survey.progress(sys.stderr) as told:
+    with show.progress(sys.stderr) as told:
         found = survey(path, overrides or [], load_plugins(), told)
     if as_json:
-        typer.echo(_json(view_survey.survey_json(found)), nl=False)
+        typer.echo(_json(show.survey_json(found)), nl=False)
     else:
-        view_survey.show(found)
+        show.show(found)
     raise typer.Exit(0 if found.clips else WRONG)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-# Exit codes. FAILED: a stage broke. WRONG: the recipe or the machine is not right. REFUSED: by a guardrail. NO_SPACE: of
-# a worker alone, whose disk is too full for words.
+# Exit codes. FAILED: a stage broke. WRONG: recipe or machine is not right. REFUSED: by a guardrail. NO_SPACE: of one
+# worker, whose disk is too full for words.
 DONE, FAILED, WRONG, REFUSED, NO_SPACE, INTERRUPTED = 0, 1, 2, 3, 28, 130
 
 

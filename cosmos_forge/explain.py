@@ -8,21 +8,25 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from cosmos_forge import generate_checks, machine
+from cosmos_forge import machine
 from cosmos_forge.checks import disk_demands
+from cosmos_forge.checks import generate as generate_checks
 from cosmos_forge.errors import show_path
+from cosmos_forge.forecast import disk, words
+from cosmos_forge.forecast.limits import Outlook
+from cosmos_forge.generation.sharing import count_videos, explained, planned
 from cosmos_forge.memory import Memory, Residency, sampling_memory
 from cosmos_forge.plan import SIZES, Plan
-from cosmos_forge.sharing import count_videos, explained, planned
 
 
-def explain(plan: Plan) -> str:
+def explain(plan: Plan, outlook: Outlook | None = None) -> str:
     """The plan as a recipe that runs, with the origin of each value; what follows from it stands in comments below."""
-    facts = [f"# {name:<12}{line}" for name, lines in _facts(plan).items() for line in lines]
+    told = _facts(plan) | words.facts(outlook)
+    facts = [f"# {name:<12}{line}" for name, lines in told.items() for line in lines]
     return plan.dumps(comments=True) + "\n" + "\n".join(facts) + "\n"
 
 
-def explain_json(plan: Plan) -> dict[str, Any]:
+def explain_json(plan: Plan, outlook: Outlook | None = None) -> dict[str, Any]:
     """The same for programs: tables with the value and origin of each key, and what follows from them."""
     return {
         "name": plan.name,
@@ -49,10 +53,12 @@ def explain_json(plan: Plan) -> dict[str, Any]:
             {"folder": str(each.folder), "gigabytes": each.gigabytes, "free": each.free}
             for each in disk_demands(plan, plan.stages)
         ],
+        "written": disk.written(plan, plan.stages),
         "latents": {what: {"size": size, "shape": shape} for what, size, shape in _latents(plan)},
         "batch": _batch(plan),
         "trains": _trained(plan),
         "memory": {residency: asdict(each) for residency, each in _sampling_memory(plan).items()},
+        "forecast": words.as_json(outlook),
     }
 
 
@@ -71,6 +77,7 @@ def _facts(plan: Plan) -> dict[str, list[str]]:
     ]
     facts["downloads"] = downloads or ["none"]
     facts["disk"] = [f"{each}{'' if each.fits else ': TOO LITTLE'}" for each in disk_demands(plan, plan.stages)]
+    facts["written"] = [_written(plan)]
     if latents := _latents(plan):
         axes = "channels x time x height x width"
         facts["latents"] = [f"{_by(shape)} ({axes}) of {what} of {_by(size)}" for what, size, shape in latents]
@@ -164,6 +171,13 @@ def _sampling_facts(plan: Plan) -> dict[str, list[str]]:
         if plan.generate.memory == "auto":
             facts["memory"] += ["generate.memory = auto: resident if the GPU has room for that, else streamed"]
     return facts
+
+
+def _written(plan: Plan) -> str:
+    """What stages leave, part by part."""
+    parts = [f"{what} {size:.1f}" for what, size in disk.written(plan, plan.stages).items() if size > 0.05]
+    clip = disk.clip_bytes(plan) if "prepare" in plan.stages and disk.count_clips(plan) is None else None
+    return f"at most, in GB: {', '.join(parts)}" + (f"; {clip / 1e6:.1f} MB for each prepared clip" if clip else "")
 
 
 def _by(sizes: Iterable[int]) -> str:

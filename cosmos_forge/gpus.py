@@ -69,6 +69,14 @@ def find(name: str) -> Gpu:
     return gpu
 
 
+def several(said: str) -> tuple[Gpu, int]:
+    """ "h100-80gb:8" -> the GPU and how many; one where no number is told. Raises as `find`."""
+    name, colon, count = said.partition(":")
+    if colon and not (count.isdecimal() and int(count)):
+        raise ForgeError(f"`{said}`: `{count}` is no number of GPUs", f"as in {name}:8")
+    return find(name), int(count or 1)
+
+
 def _plain(name: str) -> str:
     """Lower case, words joined by "-", the maker left out: "NVIDIA H100 PCIe" -> "h100-pcie"."""
     words = re.split(r"[^a-z0-9]+", name.lower())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cosmos_forge.errors import ForgeError
@@ -25,6 +27,26 @@ def gpus() -> int:
     # CUDA stops at the first entry that names no device.
     named = next((place for place, each in enumerate(chosen) if not each or each.startswith("-")), len(chosen))
     return min(found, named)
+
+
+@contextmanager
+def supposed(count: int) -> Iterator[None]:
+    """Within, this machine has so many GPUs."""
+    before = os.environ.get("FORGE_GPUS")
+    os.environ["FORGE_GPUS"] = str(count)
+    try:
+        yield
+    finally:
+        del os.environ["FORGE_GPUS"]
+        os.environ.update({} if before is None else {"FORGE_GPUS": before})
+
+
+def gpu_name() -> str | None:
+    """What the driver calls the first GPU that it shows; None where it shows none."""
+    for told in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        if found := re.search(r"^Model:\s*(.+?)\s*$", told.read_text(), re.MULTILINE):
+            return found[1]
+    return None
 
 
 def free_gigabytes(folder: Path) -> float:

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 from cosmos_forge import machine, trained
 from cosmos_forge.errors import ForgeError, Problem, Where
+from cosmos_forge.generation.lengths import Lengths
 from cosmos_forge.joined import place as launcher_place
-from cosmos_forge.lengths import Lengths
 from cosmos_forge.options import Download, Options
 from cosmos_forge.plugins import Plugins, load_plugins
 from cosmos_forge.recipe import COMMAND_LINE, ROOT, Origins, Recipe, read_recipe, toml_value

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.files import atomic
-from cosmos_forge.inputs import PICTURE_FPS, PICTURES
+from cosmos_forge.generation.inputs import PICTURE_FPS, PICTURES
 
 # The encoder's macroblock tree is off: with it the same small frames have been seen to give one file or another.
 H264 = {"crf": "14", "x264-params": "mbtree=0"}

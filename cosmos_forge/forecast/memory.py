@@ -29,6 +29,8 @@ class Weights:
 
 def weights(plan: Plan) -> Weights | None:
     """None where model or method cannot tell."""
+    if not {"model", "method"} <= plan.tables.keys():
+        return None
     model, count = plan.options("model"), getattr(plan.options("method"), "trained", None)
     if count is None or not hasattr(model, "parameter_shapes"):
         return None
@@ -37,6 +39,12 @@ def weights(plan: Plan) -> Weights | None:
     blocks = [_within(shapes, block) for block in model.blocks]
     largest = max(blocks, key=_numbers)
     return Weights(total, trained, 2 * trained < total, (_numbers(largest), count(largest)))
+
+
+def clip_size(plan: Plan) -> tuple[int, int, int]:
+    """Frames, height and width of the largest clips."""
+    data = plan.options("dataset")
+    return data.num_frames, data.height, data.width
 
 
 def pieces(plan: Plan) -> int:
@@ -69,8 +77,7 @@ def training_memory(plan: Plan, memory_gib: float) -> tuple[Memory, list[Level]]
     model, found = plan.options("model"), weights(plan)
     if found is None or not hasattr(model, "activations"):
         return None
-    data, options = plan.options("dataset"), plan.train
-    latents = plan.options("latent_tokenizer").latent_shape(data.num_frames, data.height, data.width)
+    options, latents = plan.train, plan.options("latent_tokenizer").latent_shape(*clip_size(plan))
     count = plan.options("method").trained
     names = _within(model.parameter_shapes(), model.blocks[0])
     adapted = [name for name, shape in names.items() if count({name: shape})]

@@ -10,7 +10,7 @@ from cosmos_forge.report.films import player
 from cosmos_forge.report.html import Html, html, table, tag
 from cosmos_forge.report.media import Media
 from cosmos_forge.run import REPORT
-from cosmos_forge.view_words import amount, duration, label, number
+from cosmos_forge.view.words import amount, duration, label, number
 
 
 def overview(runs: Sequence[Facts], media: Media) -> Html:

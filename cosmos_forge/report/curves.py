@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cosmos_forge.report.html import Html, tag
-from cosmos_forge.view_words import number
+from cosmos_forge.view.words import number
 
 WIDTH, HEIGHT = 440, 210
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 24  # room around the curves

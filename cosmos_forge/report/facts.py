@@ -14,7 +14,7 @@ from cosmos_forge.origins import read_origins
 from cosmos_forge.recipe import ROOT, read_recipe, toml_value
 from cosmos_forge.report.times import StageTime, stage_times
 from cosmos_forge.run import Run
-from cosmos_forge.view_picture import Picture
+from cosmos_forge.view.picture import Picture
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from cosmos_forge.report.facts import Facts, Film
 from cosmos_forge.report.html import Html, html, tag
 from cosmos_forge.report.media import Media
-from cosmos_forge.view_words import measured
+from cosmos_forge.view.words import measured
 
 
 def clips(films: Sequence[Film], media: Media) -> Html | None:

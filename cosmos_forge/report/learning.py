@@ -8,7 +8,7 @@ from cosmos_forge.events import Step, Validated
 from cosmos_forge.report.curves import Curve, chart, smooth
 from cosmos_forge.report.facts import Facts
 from cosmos_forge.report.html import Html, tag
-from cosmos_forge.view_words import label, number
+from cosmos_forge.view.words import label, number
 
 COLOURS = 8
 

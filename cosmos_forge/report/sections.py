@@ -11,7 +11,7 @@ from cosmos_forge.report.facts import Facts, Setting
 from cosmos_forge.report.html import Html, html, table, tag
 from cosmos_forge.report.media import Media
 from cosmos_forge.report.times import StageTime
-from cosmos_forge.view_words import amount, duration, label, measured, number
+from cosmos_forge.view.words import amount, duration, label, measured, number
 
 _STATES = {"open": "cut short"}
 REJECTED_SHOWN = 200

@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cosmos_forge import checkpoint, events
+from cosmos_forge import events
 from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.files import atomic, write_text
+from cosmos_forge.generation.loading import load_model
 from cosmos_forge.kinds import Method
-from cosmos_forge.loading import load_model
 from cosmos_forge.run import Run
 from cosmos_forge.trained import Weights
+from cosmos_forge.training import checkpoint
 from cosmos_forge.types import Context, Result, Trained
 from cosmos_forge.worker import component, load
 

@@ -6,20 +6,21 @@ from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
-from cosmos_forge import events, outputs
-from cosmos_forge.adapters import identity
+from cosmos_forge import events
+from cosmos_forge.checks.generate import untried
 from cosmos_forge.errors import ForgeError, show_path
-from cosmos_forge.generate_checks import untried
-from cosmos_forge.guard import FrameChecks, check_prompts, conclude
-from cosmos_forge.jobs import find_videos
+from cosmos_forge.generation import outputs
+from cosmos_forge.generation.adapters import identity
+from cosmos_forge.generation.guard import FrameChecks, check_prompts, conclude
+from cosmos_forge.generation.jobs import find_videos
+from cosmos_forge.generation.making import Making
+from cosmos_forge.generation.sampling import embed_texts
+from cosmos_forge.generation.sharing import share_videos
+from cosmos_forge.generation.upsample import upsample_prompts
 from cosmos_forge.kinds import Parallelism
-from cosmos_forge.making import Making
 from cosmos_forge.run import Run
-from cosmos_forge.sampling import embed_texts
-from cosmos_forge.sharing import share_videos
 from cosmos_forge.trained import Weights
 from cosmos_forge.types import Context
-from cosmos_forge.upsample import upsample_prompts
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan

@@ -139,9 +139,7 @@ class GenerateOptions(Options):
     chunk_frames: int | None = Field(
         None, ge=1, description="frames made in one go; default: as the dataset's, else 121 as in Cosmos"
     )
-    overlap: int = Field(
-        9, ge=1, description="frames at a chunk's end that the next goes on from: 1, 9, 17, .. (8k+1)"
-    )
+    overlap: int = Field(9, ge=1, description="frames at a chunk's end that the next goes on from: 1, 9, 17, .. (8k+1)")
     height: int | None = Field(None, ge=16, description="pixels; default: as the dataset's")
     width: int | None = Field(None, ge=16, description="pixels; default: as the dataset's")
     fps: float | None = Field(None, gt=0, description="frames a second; default: the input's")

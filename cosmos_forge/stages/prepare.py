@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 
 from cosmos_forge import events
-from cosmos_forge.data import PreparedClip, latents_shape, save_tensors, write_index
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.files import write_text
 from cosmos_forge.kinds import Dataset, LatentTokenizer, Parallelism, TextEncoder
 from cosmos_forge.run import Run
+from cosmos_forge.training.data import PreparedClip, latents_shape, save_tensors, write_index
 from cosmos_forge.types import Context
 from cosmos_forge.worker import component
 

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from cosmos_forge import events
-from cosmos_forge.agreement import check_agreement
-from cosmos_forge.assemble import assemble
-from cosmos_forge.data import Order, batches, generator, read_index, to_device
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.kinds import Parallelism
-from cosmos_forge.report_steps import Report, average
 from cosmos_forge.run import Run
-from cosmos_forge.saving import Saver
-from cosmos_forge.schedule import lr_factor
-from cosmos_forge.speed import Speed
 from cosmos_forge.stages.options import TrainOptions
+from cosmos_forge.training.agreement import check_agreement
+from cosmos_forge.training.assemble import assemble
+from cosmos_forge.training.data import Order, batches, generator, read_index, to_device
+from cosmos_forge.training.report_steps import Report, average
+from cosmos_forge.training.saving import Saver
+from cosmos_forge.training.schedule import lr_factor
+from cosmos_forge.training.speed import Speed
+from cosmos_forge.training.validate import Validation
 from cosmos_forge.types import Context, World
-from cosmos_forge.validate import Validation
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan

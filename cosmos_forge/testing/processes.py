@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from cosmos_forge.pieces import local
 from cosmos_forge.testing.fakes import TinyNet, build, make_context
+from cosmos_forge.training.pieces import local
 
 MethodTable = Sequence[tuple[str | None, dict[str, Any]]]
 

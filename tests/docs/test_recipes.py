@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from cosmos_forge.schedule import lr_factor
+from cosmos_forge.training.schedule import lr_factor
 
 LANGUAGE = "toml"
 

@@ -59,7 +59,7 @@ def test_files_that_a_page_names_exist(root, pages):
     readme = (root / "README.md").read_text(encoding="utf-8")
     tree = readme[readme.index("## What lies where") :]
     for name in re.findall(r"\b((?:[\w]+/)*\w+\.py)\b", tree[: tree.index("\n## ")]):
-        assert list((root / "cosmos_forge").glob(name)) or (root / name).exists(), name
+        assert list((root / "cosmos_forge").rglob(name)) or (root / name).exists(), name
     for page in pages:
         for target in re.findall(r"\]\(([^):#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page}: {target}"

@@ -26,8 +26,9 @@ from pathlib import Path
 import psutil
 from conftest import RECIPE, Workplace
 
-from cosmos_forge import checkpoint, events
+from cosmos_forge import events
 from cosmos_forge.files import sha256
+from cosmos_forge.training import checkpoint
 
 BLOWS = [(sent, whom) for sent in ("SIGKILL", "SIGTERM", "SIGINT") for whom in ("launcher", "worker")]
 SETTINGS = ['stages=["prepare", "train"]', "train.ema=true", "train.save_every=4", "train.log_every=3"]

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cosmos_forge import checkpoint, events
-from cosmos_forge.data import Order, read_index
+from cosmos_forge import events
+from cosmos_forge.training import checkpoint
+from cosmos_forge.training.data import Order, read_index
 
 STEPS = 12
 TRAIN = [

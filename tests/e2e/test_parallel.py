@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from cosmos_forge import checkpoint, events
+from cosmos_forge import events
+from cosmos_forge.training import checkpoint
 
 TRAIN = [
     'stages=["train"]',

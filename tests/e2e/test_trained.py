@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cosmos_forge import events
 from cosmos_forge.errors import ForgeError
-from cosmos_forge.loading import load_model
+from cosmos_forge.generation.loading import load_model
 from cosmos_forge.plan import Plan, make_plan
 from cosmos_forge.plugins import load_plugins
 from cosmos_forge.recipe import read_recipe

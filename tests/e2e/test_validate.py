@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cosmos_forge import checkpoint, events
+from cosmos_forge import events
+from cosmos_forge.training import checkpoint
 
 TRAIN = [
     *("train.steps=8", "train.batch_size=2", "train.micro_batch_size=1", "train.ema=true", "train.log_every=1"),

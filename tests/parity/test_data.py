@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cosmos_forge.files import sha256
-from cosmos_forge.jobs import to_given_pixels
+from cosmos_forge.generation.jobs import to_given_pixels
 from cosmos_forge.video import read_last
 from forge_cosmos1.tokenizer_options import TokenizerOptions
 from forge_video_folder.reader import read_frames

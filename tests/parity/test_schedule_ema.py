@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from cosmos_forge.ema import PowerEMA, ema_beta, ema_gamma
-from cosmos_forge.schedule import lr_factor
+from cosmos_forge.training.ema import PowerEMA, ema_beta, ema_gamma
+from cosmos_forge.training.schedule import lr_factor
 
 TOLERANCE = 1e-12
 

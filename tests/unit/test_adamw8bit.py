@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from cosmos_forge import checkpoint
-from cosmos_forge.adamw8bit import SMALLEST, AdamW8bit, pack, unpack
-from cosmos_forge.saving import Saver
+from cosmos_forge.training import checkpoint
+from cosmos_forge.training.adamw8bit import SMALLEST, AdamW8bit, pack, unpack
+from cosmos_forge.training.saving import Saver
 
 SETTINGS = {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-10, "weight_decay": 0.1}
 

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 from cosmos_forge import ForgeError
-from cosmos_forge.agreement import check_agreement
+from cosmos_forge.training.agreement import check_agreement
 from cosmos_forge.types import World
 
 

@@ -8,16 +8,16 @@ import sys
 import pytest
 import torch
 
-from cosmos_forge import checkpoint
 from cosmos_forge.launch import free_port
-from cosmos_forge.saving import Saver
+from cosmos_forge.training import checkpoint
+from cosmos_forge.training.saving import Saver
 
 SHARDED = """
 import os, sys, torch, torch.distributed as dist
 from pathlib import Path
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
-from cosmos_forge import checkpoint
-from cosmos_forge.saving import Saver
+from cosmos_forge.training import checkpoint
+from cosmos_forge.training.saving import Saver
 dist.init_process_group("gloo")
 mesh = init_device_mesh("cpu", (dist.get_world_size(),))
 whole = {"a": torch.arange(35.0).view(7, 5), "b": torch.arange(3.0), "c": torch.tensor(4.0)}

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from cosmos_forge.data import Order, clip_at, generator, pad_text
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.stages.options import TrainOptions
 from cosmos_forge.stages.prepare import choose_held_out
 from cosmos_forge.stages.train import Share
+from cosmos_forge.training.data import Order, clip_at, generator, pad_text
 from cosmos_forge.types import World
 
 

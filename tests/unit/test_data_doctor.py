@@ -20,7 +20,7 @@ from rich.console import Console
 
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.plugins import load_plugins
-from cosmos_forge.survey import advice, view_survey
+from cosmos_forge.survey import advice, show
 from cosmos_forge.survey.header import Unreadable, read_header
 from cosmos_forge.survey.survey import repeated, survey
 from cosmos_forge.types import Source
@@ -233,7 +233,7 @@ def test_a_plain_folder_of_videos_can_be_looked_at(tmp_path):
 
 
 def test_json_holds_everything(found):
-    told = json.loads(json.dumps(view_survey.survey_json(found)))
+    told = json.loads(json.dumps(show.survey_json(found)))
     assert told["totals"]["clips"] == 6 and told["totals"]["found"] == len(told["videos"]) == 11
     upright = next(video for video in told["videos"] if video["key"].endswith("upright.mp4"))
     assert upright["used"] and upright["header"]["rotation"] == 90 and upright["caption"] == "What upright shows."
@@ -243,7 +243,7 @@ def test_json_holds_everything(found):
 @pytest.mark.parametrize("width", [60, 100, 160])
 def test_every_file_and_reason_is_shown_in_any_width(found, width):
     console = Console(width=width, record=True, file=io.StringIO())
-    for part in view_survey._parts(found, width):
+    for part in show._parts(found, width):
         console.print(part)
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= width
@@ -296,8 +296,8 @@ def test_any_dataset_can_be_looked_at_through_a_recipe(tmp_path):
 def test_it_imports_no_torch(folder):
     code = (
         "import sys; from pathlib import Path; from cosmos_forge.plugins import load_plugins;"
-        "from cosmos_forge.survey.survey import survey; from cosmos_forge.survey import view_survey;"
-        f"view_survey.show(survey(Path({str(folder)!r}), [], load_plugins(), print));"
+        "from cosmos_forge.survey.survey import survey; from cosmos_forge.survey import show;"
+        f"show.show(survey(Path({str(folder)!r}), [], load_plugins(), print));"
         "assert 'torch' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0

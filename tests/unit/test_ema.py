@@ -6,8 +6,8 @@ from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from cosmos_forge.ema import PowerEMA, ema_beta, ema_gamma
-from cosmos_forge.schedule import lr_factor
+from cosmos_forge.training.ema import PowerEMA, ema_beta, ema_gamma
+from cosmos_forge.training.schedule import lr_factor
 
 
 @pytest.mark.parametrize("width", [0.025, 0.05, 0.1, 0.25])

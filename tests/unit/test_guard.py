@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cosmos_forge.errors import FAILED, REFUSED, ForgeError
-from cosmos_forge.guard import FrameChecks, Guard, Safety, Stopped, Verdict, check_prompts, conclude
+from cosmos_forge.generation.guard import FrameChecks, Guard, Safety, Stopped, Verdict, check_prompts, conclude
 from cosmos_forge.options import Options
 from cosmos_forge.tables import Table
 from cosmos_forge.testing.guard import make_frames
@@ -120,7 +120,7 @@ def test_prompts_are_a_persons_own_and_those_in_their_place(monkeypatch):
             asked.append((self.name, prompt))
             return Refusal("bad") if "bad" in prompt else None
 
-    monkeypatch.setattr("cosmos_forge.guard.component", lambda plan, table, context: Listener(table))
+    monkeypatch.setattr("cosmos_forge.generation.guard.component", lambda plan, table, context: Listener(table))
     options = SimpleNamespace(looks_at=("prompt",))
     tables = [Table(f"guardrail.{name}", options, name) for name in ("a", "b")]
     plan = SimpleNamespace(each=lambda kind: tables, tables={"guardrail.c": Table("guardrail.c", options, on=False)})

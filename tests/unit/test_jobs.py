@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from cosmos_forge import ForgeError, video
-from cosmos_forge.chunks import Chunks
-from cosmos_forge.generate_checks import described
-from cosmos_forge.inputs import find_wishes, left_out
-from cosmos_forge.jobs import Video, find_videos, to_given_pixels, to_pixels
-from cosmos_forge.lengths import Lengths
-from cosmos_forge.outputs import check_names, file_name
+from cosmos_forge.checks.generate import described
+from cosmos_forge.generation.chunks import Chunks
+from cosmos_forge.generation.inputs import find_wishes, left_out
+from cosmos_forge.generation.jobs import Video, find_videos, to_given_pixels, to_pixels
+from cosmos_forge.generation.lengths import Lengths
+from cosmos_forge.generation.outputs import check_names, file_name
 from cosmos_forge.plan import make_plan
 from cosmos_forge.recipe import read_recipe
 from cosmos_forge.run import Run

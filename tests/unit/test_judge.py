@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cosmos_forge.judge import compare, psnr, ssim
+from cosmos_forge.generation.judge import compare, psnr, ssim
 
 C1, C2 = 6.5025, 58.5225  # (0.01 * 255)^2 and (0.03 * 255)^2, of the paper
 

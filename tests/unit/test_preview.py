@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cosmos_forge.preview import Preview, fit, paint
+from cosmos_forge.generation.preview import Preview, fit, paint
 
 
 def test_colours_that_are_linear_in_the_latents_are_found_exactly():

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cosmos_forge import recompute
-from cosmos_forge.recompute import choose_levels
 from cosmos_forge.stages.options import TrainOptions
 from cosmos_forge.testing import TinyNet, make_context
+from cosmos_forge.training import recompute
+from cosmos_forge.training.recompute import choose_levels
 from cosmos_forge.types import Activations
 
 BLOCKS = ["blocks.0", "blocks.1"]

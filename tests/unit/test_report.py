@@ -25,8 +25,8 @@ from cosmos_forge.report.html import html, page, tag
 from cosmos_forge.report.media import Media
 from cosmos_forge.report.times import REST, stage_times
 from cosmos_forge.report.write import keep_report, write_comparison, write_report, write_reports
-from cosmos_forge.view_closing import closing
-from cosmos_forge.view_picture import Picture
+from cosmos_forge.view.last_words import closing
+from cosmos_forge.view.picture import Picture
 
 made = runpy.run_path(str(Path(__file__).parents[1] / "made_run.py"))
 make_run, EVIL = made["make_run"], made["EVIL"]

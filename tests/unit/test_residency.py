@@ -6,12 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from cosmos_forge import residency
-from cosmos_forge.memory import Memory, placed, sampling_memory
-from cosmos_forge.plan import make_plan
-from cosmos_forge.plugins import load_plugins
-from cosmos_forge.recipe import read_recipe
-from cosmos_forge.residency import (
+from cosmos_forge.generation import residency
+from cosmos_forge.generation.residency import (
     choose_residency,
     fit_residency,
     from_fp8,
@@ -20,6 +16,10 @@ from cosmos_forge.residency import (
     stream_blocks,
     to_fp8,
 )
+from cosmos_forge.memory import Memory, placed, sampling_memory
+from cosmos_forge.plan import make_plan
+from cosmos_forge.plugins import load_plugins
+from cosmos_forge.recipe import read_recipe
 from cosmos_forge.testing import make_context
 from cosmos_forge.testing.fakes import TinyNet, build
 

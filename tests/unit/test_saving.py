@@ -11,10 +11,10 @@ from contextlib import suppress
 import pytest
 import torch
 
-from cosmos_forge import checkpoint, saving
 from cosmos_forge.events import Saved
 from cosmos_forge.launch import free_port
-from cosmos_forge.saving import Saver
+from cosmos_forge.training import checkpoint, saving
+from cosmos_forge.training.saving import Saver
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ LATE = """
 import os, sys, time, torch, torch.distributed as dist
 from pathlib import Path
 from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
-from cosmos_forge import checkpoint, saving
+from cosmos_forge.training import checkpoint, saving
 dist.init_process_group("gloo")
 folder, rank, calls = Path(sys.argv[1]), dist.get_rank(), []
 x = distribute_tensor(torch.arange(4.0), init_device_mesh("cpu", (2,)), [Shard(0)])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cosmos_forge.sharing import Share, Split, choose, explained, split
+from cosmos_forge.generation.sharing import Share, Split, choose, explained, split
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from cosmos_forge import checkpoint
-from cosmos_forge.ema import PowerEMA
+from cosmos_forge.checks.validation import sampled_with, why_no_samples
 from cosmos_forge.errors import ForgeError
-from cosmos_forge.groups import from_all, leads, turns
 from cosmos_forge.plan import make_plan
 from cosmos_forge.recipe import read_recipe
-from cosmos_forge.saving import Saver
 from cosmos_forge.testing.fakes import TinyNet
+from cosmos_forge.training import checkpoint
+from cosmos_forge.training.ema import PowerEMA
+from cosmos_forge.training.groups import from_all, leads, turns
+from cosmos_forge.training.saving import Saver
+from cosmos_forge.training.validate import Validation, spread
 from cosmos_forge.types import World
-from cosmos_forge.validate import Validation, spread
-from cosmos_forge.validation_checks import sampled_with, why_no_samples
 
 
 class Watchful:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cosmos_forge import ForgeError, video
-from cosmos_forge.sheet import contact_sheet, row, row_of_file
+from cosmos_forge.generation.sheet import contact_sheet, row, row_of_file
 from cosmos_forge.video import Media, count_frames, probe, read_frames, read_last, write_lossless, write_mp4
 
 

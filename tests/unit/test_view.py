@@ -8,9 +8,11 @@ import pytest
 from rich.console import Console
 
 from cosmos_forge import events as ev
-from cosmos_forge import view, view_picture, view_terminal
+from cosmos_forge import view
 from cosmos_forge.errors import ForgeError
-from cosmos_forge.view_words import duration, measured, sparkline
+from cosmos_forge.view import picture as view_picture
+from cosmos_forge.view import terminal as view_terminal
+from cosmos_forge.view.words import duration, measured, sparkline
 
 LONG = "data/[raw]/" + "clip" * 30 + ".mp4"
 

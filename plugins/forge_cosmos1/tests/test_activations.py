@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cosmos_forge.memory import Holdings, predict
-from cosmos_forge.recompute import recompute_blocks
+from cosmos_forge.training.recompute import recompute_blocks
 from forge_cosmos1.dit import VARIANTS, DiT
 from forge_cosmos1.plugin import Video2WorldOptions
 

@@ -9,7 +9,7 @@ VIDEO = """
 import os, torch
 from pathlib import Path
 from torch import distributed
-from cosmos_forge.residency import settle
+from cosmos_forge.generation.residency import settle
 from cosmos_forge.testing import make_context
 from cosmos_forge.testing.fakes import build
 from cosmos_forge.types import Condition, TextEmbedding

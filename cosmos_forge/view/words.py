@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from cosmos_forge.events import Progress, Step, Validated
-from cosmos_forge.view_picture import Meter
+from cosmos_forge.view.picture import Meter
 
 _BARS = "▁▂▃▄▅▆▇█"
 _UNITS = {"db": "dB", "seconds": "s"}

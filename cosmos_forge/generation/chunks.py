@@ -19,8 +19,8 @@ import numpy as np
 from torch import Tensor
 
 from cosmos_forge.files import write_json
-from cosmos_forge.jobs import to_pixels
-from cosmos_forge.lengths import Lengths
+from cosmos_forge.generation.jobs import to_pixels
+from cosmos_forge.generation.lengths import Lengths
 from cosmos_forge.video import read_frames, read_last, write_lossless
 
 

@@ -18,7 +18,7 @@ from cosmos_forge.recipe import toml_value
 from cosmos_forge.survey.advice import TOLERATED, TRAINED_FRAMES, Advice, advise
 from cosmos_forge.survey.header import Header
 from cosmos_forge.survey.survey import Entry, Survey, Told
-from cosmos_forge.view_words import duration
+from cosmos_forge.view.words import duration
 
 _WIDE = 100  # columns from which an entry takes one line
 _CAPTION = 80  # letters of a caption, at most

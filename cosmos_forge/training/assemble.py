@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from cosmos_forge import checkpoint, events
-from cosmos_forge.adamw8bit import AdamW8bit
+from cosmos_forge import events
 from cosmos_forge.compiling import compile_blocks
-from cosmos_forge.ema import PowerEMA
+from cosmos_forge.generation.loading import load_model
 from cosmos_forge.kinds import Method, Model, Parallelism
-from cosmos_forge.loading import load_model
-from cosmos_forge.recompute import choose_levels, recompute_blocks
 from cosmos_forge.trained import Weights
+from cosmos_forge.training import checkpoint
+from cosmos_forge.training.adamw8bit import AdamW8bit
+from cosmos_forge.training.ema import PowerEMA
+from cosmos_forge.training.recompute import choose_levels, recompute_blocks
 from cosmos_forge.worker import component
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ from cosmos_forge.events import (
     Step,
     Validated,
 )
-from cosmos_forge.view_closing import closing
-from cosmos_forge.view_picture import Picture
-from cosmos_forge.view_words import counted, duration, held_out, measured, pace, step_facts
+from cosmos_forge.view.last_words import closing
+from cosmos_forge.view.picture import Picture
+from cosmos_forge.view.words import counted, duration, held_out, measured, pace, step_facts
 
 _SECONDS = 5.0  # progress is told when so much time has passed since it was last told,
 _SHARE, _LEAST_SECONDS = 0.1, 1.0  # or when so much more is done, and not faster than a person reads

@@ -18,9 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cosmos_forge.events import Note, RejectedClip, Stamped
-from cosmos_forge.view_closing import Closing, closing
-from cosmos_forge.view_picture import Meter, Picture, StageLine, Training
-from cosmos_forge.view_words import counted, duration, number, pace, sparkline, step_facts
+from cosmos_forge.view.last_words import Closing, closing
+from cosmos_forge.view.picture import Meter, Picture, StageLine, Training
+from cosmos_forge.view.words import counted, duration, number, pace, sparkline, step_facts
 
 _SIGNS = {
     "waiting": ("·", "dim"),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from cosmos_forge.errors import ForgeError, Problem
-from cosmos_forge.inputs import PICTURE_FPS, find_wishes
+from cosmos_forge.generation.inputs import PICTURE_FPS, find_wishes
 from cosmos_forge.recipe import ROOT
 
 if TYPE_CHECKING:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from cosmos_forge import checkpoint, trained
-from cosmos_forge.adapters import Adapter, find_adapters
+from cosmos_forge import trained
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.events import Note
+from cosmos_forge.generation.adapters import Adapter, find_adapters
 from cosmos_forge.kinds import Method, Model
+from cosmos_forge.training import checkpoint
 from cosmos_forge.worker import build, component, load
 
 if TYPE_CHECKING:

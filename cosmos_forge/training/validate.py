@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from cosmos_forge import events
-from cosmos_forge.data import PreparedClip, generator, load_batch, read_index, to_device
 from cosmos_forge.errors import ForgeError
-from cosmos_forge.groups import from_all, turns
-from cosmos_forge.samples import Samples, find_samples
+from cosmos_forge.training.data import PreparedClip, generator, load_batch, read_index, to_device
+from cosmos_forge.training.groups import from_all, turns
+from cosmos_forge.training.samples import Samples, find_samples
 
 if TYPE_CHECKING:
-    from cosmos_forge.assemble import Assembly
     from cosmos_forge.kinds import Parallelism
     from cosmos_forge.plan import Plan
     from cosmos_forge.run import Run
+    from cosmos_forge.training.assemble import Assembly
     from cosmos_forge.types import Context
 
 CLIPS = 32  # to judge at most, spread over all that are held out

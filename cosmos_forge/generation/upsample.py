@@ -18,12 +18,12 @@ from torch import Tensor
 from cosmos_forge import events
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.files import write_json
-from cosmos_forge.guard import from_first
+from cosmos_forge.generation.guard import from_first
 from cosmos_forge.kinds import PromptUpsampler
 from cosmos_forge.worker import component
 
 if TYPE_CHECKING:
-    from cosmos_forge.jobs import Video
+    from cosmos_forge.generation.jobs import Video
     from cosmos_forge.plan import Plan
     from cosmos_forge.run import Run
     from cosmos_forge.types import Context

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosmos_forge.pieces import local
+from cosmos_forge.training.pieces import local
 
 
 def ema_gamma(width: float) -> float:

@@ -17,8 +17,8 @@ from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.events import RunStarted, Stamped, follow, from_line
 from cosmos_forge.options import nearest
 from cosmos_forge.run import is_running
-from cosmos_forge.view_picture import Picture
-from cosmos_forge.view_plain import Plain
+from cosmos_forge.view.picture import Picture
+from cosmos_forge.view.plain import Plain
 
 
 class _NobodyReads(Exception):
@@ -100,7 +100,7 @@ def _screen(folder: Path, stream: TextIO) -> Screen:
     if able and (stream.encoding or "").lower().startswith("utf"):
         from rich.console import Console
 
-        from cosmos_forge.view_terminal import Terminal
+        from cosmos_forge.view.terminal import Terminal
 
         return Terminal(folder, Console(file=stream, highlight=False))
     return Plain(folder, stream)

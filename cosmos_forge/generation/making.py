@@ -13,19 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosmos_forge import outputs
-from cosmos_forge.chunks import Chunks
-from cosmos_forge.guard import FrameChecks, Safety, Stopped
-from cosmos_forge.jobs import Job, Video
-from cosmos_forge.judge import judge
+from cosmos_forge.generation import outputs
+from cosmos_forge.generation.chunks import Chunks
+from cosmos_forge.generation.guard import FrameChecks, Safety, Stopped
+from cosmos_forge.generation.jobs import Job, Video
+from cosmos_forge.generation.judge import judge
+from cosmos_forge.generation.sampling import decode, encode_given, sample
+from cosmos_forge.generation.sharing import Share
 from cosmos_forge.run import Run
-from cosmos_forge.sampling import decode, encode_given, sample
-from cosmos_forge.sharing import Share
 from cosmos_forge.trained import Weights
 from cosmos_forge.types import Context, TextEmbedding
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
+
 
 @dataclass(frozen=True)
 class Making:

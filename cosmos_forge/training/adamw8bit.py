@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from cosmos_forge.pieces import local
+from cosmos_forge.training.pieces import local
 
 BLOCK = 256
 SMALL = 4096  # parameters with fewer numbers keep float32 moments

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cosmos_forge.errors import ForgeError, Problem
 from cosmos_forge.events import Note
-from cosmos_forge.inputs import find_wishes
+from cosmos_forge.generation.inputs import find_wishes
 
 if TYPE_CHECKING:
     from cosmos_forge.kinds import Parallelism, Team

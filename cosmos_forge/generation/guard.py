@@ -28,7 +28,7 @@ from cosmos_forge.types import Context, Refusal
 from cosmos_forge.worker import component
 
 if TYPE_CHECKING:
-    from cosmos_forge.jobs import Video
+    from cosmos_forge.generation.jobs import Video
     from cosmos_forge.plan import Plan
 
 STATES = ("off", "on", "refused", "failed")  # from good to bad; a video's is the worst of its guardrails'

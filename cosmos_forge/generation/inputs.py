@@ -133,7 +133,8 @@ def _faults(line: str, file: Path) -> Iterator[tuple[str, str]]:
 
 def _locate(path: str, file: Path) -> Path:
     """A path of a JSONL: from the working directory, as in Cosmos inference, else from the file's folder."""
-    return beside if not Path(path).is_file() and (beside := file.parent / path).is_file() else Path(path)
+    here, beside = Path(path), file.parent / path
+    return beside if beside.is_file() and not here.is_file() else here
 
 
 def _is_media(path: Path) -> bool:

@@ -22,8 +22,8 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cosmos_forge import checkpoint
 from cosmos_forge.events import Event, Saved
+from cosmos_forge.training import checkpoint
 
 _PATIENCE_SECONDS = 60.0  # for other processes' files once this one has failed
 

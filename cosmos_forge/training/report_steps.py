@@ -17,8 +17,8 @@ from torch import Tensor
 
 from cosmos_forge import events
 from cosmos_forge.errors import ForgeError
-from cosmos_forge.speed import Speed
 from cosmos_forge.stages.options import TrainOptions
+from cosmos_forge.training.speed import Speed
 from cosmos_forge.types import Context, Loss, World
 
 HOPELESS = 20  # steps in a row without finite gradients, after which training ends

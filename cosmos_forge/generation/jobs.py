@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cosmos_forge import events
-from cosmos_forge.data import read_index
 from cosmos_forge.errors import ForgeError, Problem, show_path
 from cosmos_forge.files import sha256
-from cosmos_forge.inputs import PICTURES, Wish, find_wishes, left_out
+from cosmos_forge.generation.inputs import PICTURES, Wish, find_wishes, left_out
 from cosmos_forge.kinds import Dataset
 from cosmos_forge.plan import SIZES
 from cosmos_forge.run import Run
+from cosmos_forge.training.data import read_index
 from cosmos_forge.types import Context
 from cosmos_forge.video import Media, probe, read_last
 from cosmos_forge.worker import component

@@ -13,17 +13,17 @@ from torch import Tensor
 
 from cosmos_forge import events
 from cosmos_forge.compiling import compile_blocks
-from cosmos_forge.data import generator, pad_text
 from cosmos_forge.errors import show_path
-from cosmos_forge.jobs import Job
+from cosmos_forge.generation.jobs import Job
+from cosmos_forge.generation.loading import load_model
+from cosmos_forge.generation.preview import Preview
+from cosmos_forge.generation.residency import choose_residency, settle
+from cosmos_forge.generation.sharing import Share
 from cosmos_forge.kinds import Denoiser, LatentTokenizer, Model, Sampler, in_turn
-from cosmos_forge.loading import load_model
 from cosmos_forge.memory import Residency
-from cosmos_forge.preview import Preview
-from cosmos_forge.residency import choose_residency, settle
-from cosmos_forge.sharing import Share
 from cosmos_forge.stages.prepare import Cache, encode_texts
 from cosmos_forge.trained import Weights
+from cosmos_forge.training.data import generator, pad_text
 from cosmos_forge.types import Condition, Context, TextEmbedding
 from cosmos_forge.worker import component
 

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cosmos_forge import events, outputs, sheet, video
-from cosmos_forge.data import PreparedClip, load_batch, pad_text, to_device
-from cosmos_forge.groups import from_all, leads, turns
-from cosmos_forge.judge import compare
+from cosmos_forge import events, video
+from cosmos_forge.checks.validation import why_no_samples
+from cosmos_forge.generation import outputs, sheet
+from cosmos_forge.generation.judge import compare
+from cosmos_forge.generation.sampling import frames, solve
 from cosmos_forge.kinds import Dataset, LatentTokenizer, Model, Sampler
 from cosmos_forge.plan import SIZES
 from cosmos_forge.run import Run
-from cosmos_forge.sampling import frames, solve
 from cosmos_forge.stages.prepare import Cache
+from cosmos_forge.training.data import PreparedClip, load_batch, pad_text, to_device
+from cosmos_forge.training.groups import from_all, leads, turns
 from cosmos_forge.types import Condition, Context, TextEmbedding
-from cosmos_forge.validation_checks import why_no_samples
 from cosmos_forge.worker import component
 
 if TYPE_CHECKING:

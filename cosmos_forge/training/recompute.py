@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from cosmos_forge.events import Note
 from cosmos_forge.memory import USABLE, Holdings, Level, Memory, fit, predict
-from cosmos_forge.pieces import local
+from cosmos_forge.training.pieces import local
 from cosmos_forge.types import Context
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cosmos_forge.errors import show_path
 from cosmos_forge.run import REPORT
-from cosmos_forge.view_picture import Picture
-from cosmos_forge.view_words import duration, held_out, measured, number
+from cosmos_forge.view.picture import Picture
+from cosmos_forge.view.words import duration, held_out, measured, number
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from cosmos_forge import events, sheet, video
-from cosmos_forge.chunks import Chunks
+from cosmos_forge import events, video
 from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.files import write_json
-from cosmos_forge.guard import Safety
-from cosmos_forge.inputs import PICTURES, VIDEOS
-from cosmos_forge.jobs import Video
+from cosmos_forge.generation import sheet
+from cosmos_forge.generation.chunks import Chunks
+from cosmos_forge.generation.guard import Safety
+from cosmos_forge.generation.inputs import PICTURES, VIDEOS
+from cosmos_forge.generation.jobs import Video
 from cosmos_forge.run import Run
 from cosmos_forge.types import Context
 

@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from cosmos_forge import generate_checks, machine, sharing, validation_checks
-from cosmos_forge.adapters import check as weights_to_load
+from cosmos_forge import machine
+from cosmos_forge.checks import generate as generate_checks
+from cosmos_forge.checks import validation as validation_checks
 from cosmos_forge.errors import ForgeError, Problem, show_path
+from cosmos_forge.forecast import disk
+from cosmos_forge.generation import sharing
+from cosmos_forge.generation.adapters import check as weights_to_load
 from cosmos_forge.options import Download, nearest
 from cosmos_forge.plan import SIZES, Plan
 from cosmos_forge.recipe import ROOT, Recipe
 from cosmos_forge.stages import STAGES
 from cosmos_forge.tables import TABLES, Table, kind_of
-
-SPARE_GB = 1.0  # for logs, events and videos
 
 
 def check(plan: Plan, recipe: Recipe, stages: tuple[str, ...]) -> list[Problem]:
@@ -210,11 +212,10 @@ class Demand:
 
 
 def disk_demands(plan: Plan, stages: tuple[str, ...]) -> list[Demand]:
-    """A line a disk: downloads that are to come, and what the stages leave."""
+    """A line a disk: downloads that are to come, and what the stages leave beyond what they have left already."""
     coming = sum(download.gigabytes for download in needed_downloads(plan, stages)) if "fetch" in stages else 0.0
-    written = SPARE_GB
-    if "export" in stages and plan.export.merge:
-        written += sum(need.gigabytes for need in _needs(plan.tables["model"]))
+    parts = disk.written(plan, stages)
+    written = parts.pop("logs") + max(0.0, sum(parts.values()) - disk.left(plan))
     cache, runs = machine.hub_cache(), plan.runs
     folders = [(runs, coming + written)] if machine.same_disk(cache, runs) else [(cache, coming), (runs, written)]
     return [Demand(folder, gigabytes, machine.free_gigabytes(folder)) for folder, gigabytes in folders]

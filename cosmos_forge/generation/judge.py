@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cosmos_forge.jobs import Video
+from cosmos_forge.generation.jobs import Video
 
 WINDOW, DEVIATION = 11, 1.5  # of the Gaussian that weighs a pixel's surroundings
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2

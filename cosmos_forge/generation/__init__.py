@@ -1,0 +1,1 @@
+"""What the stage `generate` is made of."""
