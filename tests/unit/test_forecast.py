@@ -1,0 +1,214 @@
+"""What a plan is told to take, against what was measured, against the network itself, and against itself."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from cosmos_forge import machine
+from cosmos_forge.errors import ForgeError
+from cosmos_forge.forecast import disk, rates
+from cosmos_forge.forecast.forecast import forecast
+from cosmos_forge.forecast.limits import look
+from cosmos_forge.forecast.memory import training_memory, weights
+from cosmos_forge.forecast.words import duration, facts
+from cosmos_forge.gpus import find, several
+from cosmos_forge.memory import Memory
+from cosmos_forge.plan import make_plan
+from cosmos_forge.plugins import load_plugins
+from cosmos_forge.recipe import read_recipe
+from cosmos_forge.run import Run
+from cosmos_forge.testing import make_context
+from cosmos_forge.training.assemble import assemble
+from cosmos_forge.training.recompute import predicted
+from cosmos_forge.worker import component
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+DOCS = RECIPES.parent / "docs"
+PUBLISHED = ("dataset.height=704", "dataset.width=1280")
+H200 = find("h200")
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def plugins():
+    return load_plugins()
+
+
+@pytest.fixture
+def plan_of(plugins, tmp_path, monkeypatch):
+    """A shipped recipe's plan, in an empty folder, on a machine with so many GPUs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(RECIPES)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(machine, "free_gigabytes", lambda folder: 1000.0)
+
+    def make(recipe, *overrides, gpus=1):
+        monkeypatch.setenv("FORGE_GPUS", str(gpus))
+        return make_plan(read_recipe(Path("recipes") / f"{recipe}.toml", overrides), plugins)
+
+    return make
+
+
+# One H200, 121x704x1280, LoRA of rank 8: docs/measured.md. Blocks that compute nothing, all but attention, everything
+# again; seconds; GiB.
+STEPS = [((6, 22, 0), 12.455, 92.1), ((0, 0, 28), 15.01, 37.3)]
+
+
+@pytest.mark.parametrize(("blocks", "seconds", "gib"), STEPS)
+def test_steps_that_were_measured(plan_of, monkeypatch, blocks, seconds, gib):
+    levels = ["attention"] * blocks[1] + ["block"] * blocks[2] + ["none"] * blocks[0]
+    monkeypatch.setattr("cosmos_forge.forecast.memory.fit", lambda *of: levels)
+    found = forecast(plan_of("video2world-7b-lora", *PUBLISHED), H200)
+    assert found.step == pytest.approx(seconds, rel=0.1) and found.estimated == ()
+    assert found.training.total / GIB == pytest.approx(gib, rel=0.05)
+    told = f"| {seconds:.2f} s | {found.step:.2f} s | {gib} GiB | {found.training.total / GIB:.1f} GiB |"
+    assert told in (DOCS / "forecast.md").read_text()
+
+
+def test_evaluations_that_were_measured(plan_of):
+    plan = plan_of("video2world-7b-generate")
+    found = forecast(plan, H200)
+    assert found.video == pytest.approx(70 * 3.634, rel=0.01)
+    eager = forecast(plan_of("video2world-7b-generate", "compile=none"), H200)
+    assert eager.video == pytest.approx(70 * 3.954, rel=0.01)
+    assert found.generating.total / GIB == pytest.approx(17.9, rel=0.05)
+    assert f"| {found.generating.total / GIB:.1f} GiB |" in (DOCS / "forecast.md").read_text()
+
+
+QUICK = ["precision=bf16", "dataset.height=32", "dataset.width=32", "train.batch_size=2", "train.ema=true"]
+
+
+@pytest.mark.parametrize("method", [["method.use=full"], ["method.use=lora", "method.targets=['block.layer1']"]])
+@pytest.mark.parametrize("parallelism", ["single", "fsdp"])
+def test_the_network_says_the_same_once_it_is_there(plan_of, tmp_path, method, parallelism):
+    plan = plan_of("quickstart", *QUICK, *method, f"parallelism.use={parallelism}", gpus=0)
+    context = make_context(tmp_path, device=torch.device("cpu"), dtype=torch.bfloat16)
+    together = component(plan, "parallelism", context)
+    together.start()
+    try:
+        work = assemble(plan, Run(plan.folder), context, together)
+        blocks = work.model.blocks
+        memory = predicted(plan, work.model.net, blocks, context, plan.root.compile != "none")
+        told, levels = training_memory(plan, 1e9)
+        assert levels == ["none"] * len(blocks)
+        there = memory(levels)
+        for name in Memory.__dataclass_fields__:
+            assert getattr(told, name) == pytest.approx(getattr(there, name), rel=1e-3), name
+
+        for parameter in work.parameters.values():
+            parameter.grad = torch.ones_like(parameter)
+        work.optimizer.step()
+        saved = sum(each.numel() * each.element_size() for each in work.tensors().values())
+        # two kept, the best, and one being written
+        assert disk.written(plan, ("train",))["checkpoints"] == pytest.approx(4 * saved / 1e9, rel=1e-3)
+    finally:
+        together.stop()
+
+
+def test_operations_are_parted_as_the_network_has_them(plan_of):
+    """2 P tokens of a linear network with P weights: those in blocks are nearly all; attention is 4 tokens^2 width."""
+    model = plan_of("video2world-7b-lora").options("model")
+    work = rates.work(model, (16, 16, 88, 160), 512)
+    assert work.tokens == 56_320
+    assert work.linear == pytest.approx(2 * weights(plan_of("video2world-7b-lora")).parameters * work.tokens, rel=0.12)
+    assert work.attention == pytest.approx(28 * 4 * work.tokens * (work.tokens + 512) * 4096)
+
+
+CASES = [
+    ("lora", "h200", ["train.recompute=none", *PUBLISHED], "memory"),
+    ("lora", "a10", [], "memory"),
+    ("full", "h200", [], "memory"),
+    ("full", "a100-40gb:8", [], "memory"),
+    ("full-4gpu-80gb", "a100-40gb:4", [], "memory"),
+    ("lora", "h100-80gb:8", [], "time"),
+    ("generate", "h200:4", [], "time"),
+    ("generate", "rtx-5080", ["generate.memory=resident"], "memory"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "gpu", "overrides", "binds"), CASES)
+def test_the_change_that_is_told_helps(plan_of, monkeypatch, recipe, gpu, overrides, binds):
+    kind, count = several(gpu)
+    outlook = look(
+        plan_of(f"video2world-7b-{recipe}", *overrides, gpus=count),
+        kind,
+        lambda changes: make_plan(
+            read_recipe(Path("recipes") / f"video2world-7b-{recipe}.toml", [*overrides, *changes]), load_plugins()
+        ),
+    )
+    first = outlook.limits[0]
+    assert first.what == binds and first.change
+    if binds == "memory":
+        assert max(m.total for m in (outlook.found.training, outlook.found.generating) if m) > outlook.found.usable
+    after = forecast(
+        plan_of(f"video2world-7b-{recipe}", *overrides, *first.change.settings, gpus=first.change.gpus), kind
+    )
+    assert all(m.total <= after.usable for m in (after.training, after.generating) if m)
+    if binds == "time":
+        assert after.seconds < outlook.found.seconds
+    (said, *_) = facts(outlook)["limit"]
+    assert said.startswith(f"{binds}: ") and all(setting in said for setting in first.change.settings)
+    assert os.environ["FORGE_GPUS"] == str(first.change.gpus)
+
+
+def test_a_full_disk_is_told_with_what_would_fit(plan_of, monkeypatch):
+    monkeypatch.setattr(machine, "free_gigabytes", lambda folder: 70.0)
+    plan = plan_of("video2world-7b-lora")
+    (first, *_) = look(plan, H200, lambda changes: plan_of("video2world-7b-lora", *changes)).limits
+    assert first.what == "disk" and "76.7 GB are needed" in first.why
+    assert first.change.settings == ["export.merge=false"]
+
+
+def test_what_is_written_and_not_yet_there(plan_of, tmp_path):
+    plan = plan_of("video2world-7b-full")
+    parts = disk.written(plan, plan.stages)
+    # 7.24e9 weights with two moments and an average in float32, twice kept and once being written; weights in bfloat16
+    assert parts["checkpoints"] == pytest.approx(3 * 16 * 7.236, rel=1e-3)
+    assert parts["export"] == pytest.approx(14.47, rel=1e-3)
+    plan.folder.joinpath("export").mkdir(parents=True)
+    (plan.folder / "export" / "half").write_bytes(b"0" * 10**6)
+    assert disk.left(plan) == pytest.approx(1e-3)
+
+
+def test_judging_takes_time_too(plan_of):
+    plain, judged = (
+        forecast(plan_of("video2world-7b-lora", f"prepare.held_out={files}", *every, *PUBLISHED), H200)
+        for files, every in ((0, ()), (1, ("train.validate_every=1000",)))
+    )
+    assert plain.judging == 0
+    # at step 0 and five more times: a clip at five noise levels, and a video of 35 steps with guidance; not compiled
+    assert judged.judging == pytest.approx(6 * (5 + 70) * 3.954, rel=0.01)
+    assert judged.seconds == pytest.approx(plain.seconds + judged.judging)
+
+
+def test_numbers_of_gpus():
+    assert several("h100-80gb:8") == (find("h100-80gb"), 8) and several("H200") == (H200, 1)
+    for wrong in ("h200:", "h200:0", "h200:two"):
+        with pytest.raises(ForgeError, match="no number of GPUs"):
+            several(wrong)
+
+
+def test_the_supposed_machine_is_gone_afterwards(monkeypatch):
+    for before in (None, "3"):
+        monkeypatch.delenv("FORGE_GPUS", raising=False)
+        if before:
+            monkeypatch.setenv("FORGE_GPUS", before)
+        with machine.supposed(8):
+            assert machine.gpus() == 8
+        assert os.environ.get("FORGE_GPUS") == before
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(12.455, "12.5 s"), (254, "4.23 minutes"), (62_275, "17.3 hours"), (440_000, "5.09 days")]
+)
+def test_durations(seconds, said):
+    assert duration(seconds) == said
+
+
+def test_the_page_names_every_rate():
+    page = (DOCS / "forecast.md").read_text()
+    for rate in (rates.ATTENTION, rates.ATTENTION_BACKWARD, rates.LINEAR):
+        assert re.search(rf"\| {989 * rate:.0f} TFLOP/s \| {100 * rate:.1f} % \|", page), rate
