@@ -8,7 +8,7 @@ from typing import Any
 
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.options import Options, nearest
-from cosmos_forge.plugins import OPTIONAL, SEVERAL, Component, Plugins
+from cosmos_forge.plugins import KINDS, OPTIONAL, SEVERAL, Component, Plugins
 from cosmos_forge.recipe import shipped_recipes, toml_value
 from cosmos_forge.stages import STAGES
 
@@ -16,7 +16,9 @@ from cosmos_forge.stages import STAGES
 def plugin_table(plugins: Plugins) -> str:
     """All components and commands, one a line; what is broken stands last, with the reason."""
     rows = [("KIND", "NAME", "PACKAGE", "VERSION", "SUMMARY")]
-    rows += [(each.kind, each.name, each.package, each.version, each.options.summary()) for each in plugins.components]
+    kinds = list(KINDS)
+    components = sorted(plugins.components, key=lambda each: kinds.index(each.kind))
+    rows += [(each.kind, each.name, each.package, each.version, each.options.summary()) for each in components]
     rows += [("command", each.name, each.package, each.version, each.help) for each in plugins.commands]
     text = _columns(rows)
     if plugins.broken:
