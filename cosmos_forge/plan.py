@@ -22,20 +22,6 @@ SIZES = {"num_frames": 121, "height": 704, "width": 1280}  # of the published mo
 
 
 @dataclass(frozen=True)
-class Change:
-    """A key whose value differs between two plans; values as TOML, or "unset"."""
-
-    table: str
-    key: str
-    old: str
-    new: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.table}.{self.key}" if self.table else self.key
-
-
-@dataclass(frozen=True)
 class Plan:
     """What will be done, complete. recipe: the file it came from. runs: the folder of all runs."""
 
@@ -228,19 +214,6 @@ def load_plan(folder: Path, stage: str) -> Plan:
     if problems:
         raise ForgeError(problems)
     return Plan(folder.name, recipe.path, folder.parent, tables, recipe.origins, plugins)
-
-
-def changes(recipe: Path, plan: Plan) -> list[Change]:
-    """How `plan` differs from an earlier one, written to `recipe`. A default that is newer than that is no change."""
-    old = read_recipe(recipe).values
-    new = {table: plan.values(table) for table in plan.tables}
-    return [
-        Change(table, key, *(toml_value(each[key]) if key in each else "unset" for each in (before, after)))
-        for table in dict.fromkeys([*old, *new])
-        for before, after in [(old.get(table, {}), new.get(table, {}))]
-        for key in dict.fromkeys([*before, *after])
-        if before.get(key) != after.get(key) and (key in before or key in plan.settings(table))
-    ]
 
 
 def _name(recipe: Recipe, name: str | None, runs: Path) -> str:

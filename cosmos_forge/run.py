@@ -31,26 +31,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosmos_forge import events
-from cosmos_forge.errors import ForgeError, Problem, show_path
+from cosmos_forge.changes import INDIFFERENT, accept
+from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.events import Artifact
-from cosmos_forge.files import sha256, write_json, write_text
+from cosmos_forge.files import sha256, write_json
 from cosmos_forge.stages import STAGES
 from cosmos_forge.tables import kind_of
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
-
-# Settings that change how a run is carried out but not what comes out of it.
-_INDIFFERENT = {
-    ("", "stages"),
-    ("", "device"),
-    ("", "compile"),
-    ("train", "validate_every"),
-    ("train", "validate_samples"),
-    ("train", "log_every"),
-    ("train", "keep_checkpoints"),
-    ("generate", "processes_per_video"),
-}
 
 REPORT = "report.html"  # a run as a page
 
@@ -156,7 +145,7 @@ def digest(plan: Plan, stage: str) -> str:
         for table in sorted(plan.tables)
         if kind_of(table) in kinds and plan.tables[table].on
         for key, value in plan.settings(table).items()
-        if (table, key) not in _INDIFFERENT
+        if (table, key) not in INDIFFERENT
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -182,7 +171,7 @@ def hold(plan: Plan, stages: tuple[str, ...], accept_changes: bool) -> Iterator[
                 f"run {plan.name} is being worked on by another process",
                 f"`forge watch {plan.name}` shows it; --name starts another run",
             )
-        _accept(plan, stages, accept_changes)
+        accept(plan, stages, accept_changes)
         yield run, lock
     finally:
         os.close(lock)
@@ -214,55 +203,6 @@ def is_running(folder: Path) -> bool:
         return True
     finally:
         os.close(lock)
-
-
-def _accept(plan: Plan, stages: tuple[str, ...], accept_changes: bool) -> None:
-    """Compares the plan with the one the directory was made with, and writes it there."""
-    from cosmos_forge.plan import changes
-
-    recipe = plan.folder / "recipe.toml"
-    if recipe.exists() and not accept_changes:
-        changed = changes(recipe, plan)
-        if not _trained(recipe) and not {*plan.stages} - {"fetch", "generate"}:
-            changed = []  # nothing was built on the settings, and each video says itself what it was made with
-        if stages != plan.stages:
-            # A single stage may be done again with other settings, as long as no other stage has read them.
-            others = {table for name in STAGES if name not in stages for table in (name, *STAGES[name].tables)}
-            changed = [change for change in changed if change.table in others]
-        changed = [change for change in changed if (change.table, change.key) not in _INDIFFERENT]
-        changed = [change for change in changed if kind_of(change.table) != "logger"]
-        if changed:
-            raise ForgeError(
-                [
-                    Problem(
-                        f"{change.name} is {change.new}, but run {plan.name} was started with {change.old}",
-                        plan.where(change.table, change.key),
-                    )
-                    for change in changed
-                ]
-                + [
-                    Problem(
-                        f"{show_path(plan.folder)} holds a run of another recipe",
-                        fix="--name NAME starts a run of its own; --continue goes on here with the new settings",
-                    )
-                ]
-            )
-    own = {stage: plan.folder / "stages" / f"{stage}.toml" for stage in STAGES}
-    alone = stages != plan.stages and recipe.exists() and not accept_changes
-    for stage in stages if alone else STAGES:
-        own[stage].unlink(missing_ok=True)
-    # A stage that is done again by itself keeps its settings to itself: the run's recipe stays what made the run.
-    text = plan.dumps()
-    for path in [own[stage] for stage in stages] if alone else [recipe]:
-        if not path.exists() or path.read_text() != text:
-            write_text(path, text)
-
-
-def _trained(recipe: Path) -> bool:
-    """Whether a run's recipe has more in it than generating."""
-    from cosmos_forge.recipe import ROOT, read_recipe
-
-    return bool({*read_recipe(recipe).values[ROOT]["stages"]} - {"fetch", "generate"})
 
 
 def _checksums(path: Path) -> Any:

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from cosmos_forge import machine
+from cosmos_forge.changes import changes
 from cosmos_forge.checks import shortages
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.explain import explain
-from cosmos_forge.plan import changes, make_plan
+from cosmos_forge.plan import make_plan
 from cosmos_forge.recipe import read_recipe
 
 
