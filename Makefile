@@ -1,9 +1,10 @@
-# Two commands on a fresh machine: `make demo` runs the main job, `make test` the tests. Each makes .venv if it is missing.
+# On a fresh machine `make demo` runs the main job, `make test` the tests, `make docs` builds the documentation. Each makes
+# .venv if it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 CONTRIB := $(wildcard plugins/contrib/*)
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: .venv/ready
 	$(BIN)/forge run recipes/quickstart.toml
@@ -17,10 +18,14 @@ check: .venv/contrib
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The documentation as a site, in site/index.html.
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 
 # Packages of their own, installed beside the core as their users would install them.
@@ -29,4 +34,4 @@ check: .venv/contrib
 	touch $@
 
 clean:
-	rm -rf .venv runs dist
+	rm -rf .venv runs dist site

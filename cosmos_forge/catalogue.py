@@ -78,8 +78,8 @@ def options_help(options: type[Options]) -> str:
     rows = [
         (
             f"  {key}",
-            _type(entry),
-            _default(entry, key in required),
+            type_of(entry),
+            default_of(entry, key in required),
             entry.get("description", ""),
         )
         for key, entry in schema.get("properties", {}).items()
@@ -87,14 +87,14 @@ def options_help(options: type[Options]) -> str:
     return f"{options.summary()}\n\n{_columns(rows) if rows else '  it has no options' + chr(10)}"
 
 
-def _default(entry: dict[str, Any], required: bool) -> str:
+def default_of(entry: dict[str, Any], required: bool) -> str:
     default = entry.get("default")
     if required:
         return "required"
     return "" if default is None else f"= {toml_value(default)}"
 
 
-def _type(entry: dict[str, Any]) -> str:
+def type_of(entry: dict[str, Any]) -> str:
     """A property of a JSON schema in words."""
     entry = next((each for each in entry.get("anyOf", []) if each.get("type") != "null"), entry)
     if "enum" in entry or "const" in entry:

@@ -20,6 +20,7 @@ MAKE = {
     "demo": ("$(BIN)/forge run recipes/quickstart.toml", "forge run recipes/quickstart.toml"),
     "test": ("$(BIN)/python -m pytest", None),
     "check": ("$(BIN)/ruff check .", None),
+    "docs": ("$(BIN)/mkdocs build --strict", None),
 }
 
 
