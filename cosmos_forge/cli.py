@@ -138,12 +138,18 @@ def explain(
     """Show what `run` would do: every setting with its origin, shapes, downloads, memory, time. Does nothing else."""
     from cosmos_forge import explain
     from cosmos_forge.forecast.limits import look, supposed
+    from cosmos_forge.plan import make_plan
+    from cosmos_forge.plugins import load_plugins
+    from cosmos_forge.recipe import read_recipe
+
+    installed = load_plugins()
 
     def plan(changes: Sequence[str] = ()) -> Plan:
-        return _plan(recipe, [*(overrides or []), *changes], name, runs)
+        return make_plan(read_recipe(recipe, [*(overrides or []), *changes]), installed, name, runs)
 
     with supposed(gpu) as kind:
-        told, outlook = plan(), look(plan(), kind, plan)
+        told = plan()
+        outlook = look(told, kind, plan)
         text = _json(explain.explain_json(told, outlook)) if as_json else explain.explain(told, outlook)
     typer.echo(text, nl=False)
 

@@ -42,7 +42,9 @@ def supposed(count: int) -> Iterator[None]:
 
 
 def gpu_name() -> str | None:
-    """What the driver calls the first GPU that it shows; None where it shows none."""
+    """What the driver calls the first GPU that it shows; None where it shows none, or a part of one is in use (MIG)."""
+    if "MIG-" in os.environ.get("CUDA_VISIBLE_DEVICES", ""):
+        return None
     for told in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         if found := re.search(r"^Model:\s*(.+?)\s*$", told.read_text(), re.MULTILINE):
             return found[1]

@@ -36,8 +36,7 @@ def weights(plan: Plan) -> Weights | None:
         return None
     shapes: Shapes = model.parameter_shapes()
     total, trained = _numbers(shapes), count(shapes)
-    blocks = [_within(shapes, block) for block in model.blocks]
-    largest = max(blocks, key=_numbers)
+    largest = max(_by_block(shapes, model.blocks), key=_numbers)
     return Weights(total, trained, 2 * trained < total, (_numbers(largest), count(largest)))
 
 
@@ -79,7 +78,7 @@ def training_memory(plan: Plan, memory_gib: float) -> tuple[Memory, list[Level]]
         return None
     options, latents = plan.train, plan.options("latent_tokenizer").latent_shape(*clip_size(plan))
     count = plan.options("method").trained
-    names = _within(model.parameter_shapes(), model.blocks[0])
+    names = _by_block(model.parameter_shapes(), model.blocks)[0]
     adapted = [name for name, shape in names.items() if count({name: shape})]
     memory = partial(
         predict,
@@ -100,5 +99,12 @@ def _numbers(shapes: Shapes) -> int:
     return sum(map(math.prod, shapes.values()))
 
 
-def _within(shapes: Shapes, block: str) -> Shapes:
-    return {name: shape for name, shape in shapes.items() if name.startswith(f"{block}.")}
+def _by_block(shapes: Shapes, blocks: Sequence[str]) -> list[dict[str, Sequence[int]]]:
+    """The parameters of each block."""
+    found: dict[str, dict[str, Sequence[int]]] = {block: {} for block in blocks}
+    depths = {block.count(".") + 1 for block in blocks}
+    for name, shape in shapes.items():
+        parts = name.split(".")
+        for depth in depths:
+            found.get(".".join(parts[:depth]), {})[name] = shape
+    return list(found.values())

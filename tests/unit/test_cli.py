@@ -268,7 +268,15 @@ finally:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], [], ["explain", "quickstart.toml"], ["explain", "r.toml"], ["plugins"], ["plugins", "--schema"]],
+    [
+        ["--help"],
+        [],
+        ["explain", "quickstart.toml"],
+        ["explain", "r.toml"],
+        ["explain", "video2world-7b-lora.toml", "--gpu", "a10:2"],
+        ["plugins"],
+        ["plugins", "--schema"],
+    ],
     ids=" ".join,
 )
 def test_commands_are_light(arguments, workplace):

@@ -4,10 +4,11 @@ import os
 import re
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 
-from cosmos_forge import machine
+from cosmos_forge import machine, video
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.forecast import disk, rates
 from cosmos_forge.forecast.forecast import forecast
@@ -171,6 +172,19 @@ def test_what_is_written_and_not_yet_there(plan_of, tmp_path):
     plan.folder.joinpath("export").mkdir(parents=True)
     (plan.folder / "export" / "half").write_bytes(b"0" * 10**6)
     assert disk.left(plan) == pytest.approx(1e-3)
+
+
+def test_clips_that_are_here_are_counted(plan_of, tmp_path):
+    """Three videos of 25 frames have a clip of 17 frames each, or as many as begin 4 frames apart."""
+    pixels = numpy.zeros((25, 32, 32, 3), dtype=numpy.uint8)
+    for number in range(3):
+        video.write_mp4(pixels, 12.0, tmp_path / "clips" / "videos" / f"{number}.mp4")
+    folder = ["dataset.use=video-folder", "dataset.path=clips", "dataset.caption=a", "dataset.num_frames=17"]
+    folder += ["dataset.height=32", "dataset.width=32"]
+    for interval, clips in ((None, 3), (4, 9)):
+        plan = plan_of("quickstart", *folder, *([f"dataset.start_frame_interval={interval}"] if interval else []))
+        assert disk.count_clips(plan) == clips
+        assert disk.written(plan, ("prepare",))["prepared clips"] == clips * disk.clip_bytes(plan) / 1e9
 
 
 def test_judging_takes_time_too(plan_of):
