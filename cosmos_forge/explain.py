@@ -21,7 +21,7 @@ from cosmos_forge.plan import SIZES, Plan
 
 def explain(plan: Plan, outlook: Outlook | None = None) -> str:
     """The plan as a recipe that runs, with the origin of each value; what follows from it stands in comments below."""
-    told = _facts(plan) | words.facts(outlook)
+    told = _facts(plan) | (words.facts(outlook) if plan.root.device != "cpu" else {})
     facts = [f"# {name:<12}{line}" for name, lines in told.items() for line in lines]
     return plan.dumps(comments=True) + "\n" + "\n".join(facts) + "\n"
 

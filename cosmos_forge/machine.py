@@ -12,6 +12,8 @@ from pathlib import Path
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.options import Download
 
+DRIVER = Path("/proc/driver/nvidia")  # where NVIDIA's driver tells of itself
+
 
 def gpus() -> int:
     """GPUs that a process started here would see. FORGE_GPUS says so outright."""
@@ -45,7 +47,7 @@ def gpu_name() -> str | None:
     """What the driver calls the first GPU that it shows; None where it shows none, or a part of one is in use (MIG)."""
     if "MIG-" in os.environ.get("CUDA_VISIBLE_DEVICES", ""):
         return None
-    for told in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+    for told in sorted(DRIVER.glob("gpus/*/information")):
         if found := re.search(r"^Model:\s*(.+?)\s*$", told.read_text(), re.MULTILINE):
             return found[1]
     return None

@@ -189,7 +189,7 @@ def _hook_page(name: str, hook: Any, components: list[Component]) -> str:
         tests = [each.removeprefix("test_").replace("_", " ") for each in dir(case) if each.startswith("test_")]
         text += [*(f"- {each}" for each in tests), ""]
     if components:
-        text += ["## Installed with cosmos-forge", ""]
+        text += ["## Components", ""]
         text += [f"- [`{each.name}`](../{_reference(each.kind)}): {each.options.summary()}" for each in components]
     return "\n".join(text)
 

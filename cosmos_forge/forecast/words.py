@@ -83,7 +83,7 @@ def _time(found: Forecast) -> list[str]:
         many = "" if found.videos is None else f", of {found.videos} or more, {found.at_once} at once"
         lines.append(f"generate: {duration(found.video)} a video{many}")
     if not lines:
-        return []
+        return ["not known: rates are those of bf16, and of models that tell their operations"]
     return [*lines, f"{duration(found.seconds)} in all, without preparing clips, loading and writing"]
 
 

@@ -12,7 +12,7 @@ from cosmos_forge import machine, video
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.forecast import disk, rates
 from cosmos_forge.forecast.forecast import forecast
-from cosmos_forge.forecast.limits import look
+from cosmos_forge.forecast.limits import look, supposed
 from cosmos_forge.forecast.memory import training_memory, weights
 from cosmos_forge.forecast.words import duration, facts
 from cosmos_forge.gpus import find, several
@@ -205,6 +205,22 @@ def test_numbers_of_gpus():
             several(wrong)
 
 
+def test_the_gpu_that_is_here(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "DRIVER", tmp_path)
+    monkeypatch.setenv("FORGE_GPUS", "1")
+    with supposed(None) as gpu:
+        assert gpu is None
+    (tmp_path / "gpus" / "0000:19:00.0").mkdir(parents=True)
+    (tmp_path / "gpus" / "0000:19:00.0" / "information").write_text("Model: \t\t NVIDIA H200\nIRQ:   \t\t 18\n")
+    with supposed(None) as gpu:
+        assert gpu == H200 and machine.gpus() == 1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-0123")  # a part of it, which has less of everything
+    with supposed(None) as gpu:
+        assert gpu is None
+    with supposed("h100-80gb:8") as gpu:
+        assert gpu == find("h100-80gb") and machine.gpus() == 8
+
+
 def test_the_supposed_machine_is_gone_afterwards(monkeypatch):
     for before in (None, "3"):
         monkeypatch.delenv("FORGE_GPUS", raising=False)
@@ -213,6 +229,12 @@ def test_the_supposed_machine_is_gone_afterwards(monkeypatch):
         with machine.supposed(8):
             assert machine.gpus() == 8
         assert os.environ.get("FORGE_GPUS") == before
+
+
+def test_what_cannot_be_told_is_not(plan_of):
+    (said,) = facts(look(plan_of("quickstart"), H200, lambda changes: plan_of("quickstart", *changes)))["time"]
+    assert said.startswith("not known")  # in float32
+    assert look(plan_of("quickstart", gpus=0), H200, None) is None and "--gpu" in facts(None)["forecast"][0]
 
 
 @pytest.mark.parametrize(
