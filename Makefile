@@ -9,9 +9,9 @@ CONTRIB := $(wildcard plugins/contrib/*)
 demo: .venv/ready
 	$(BIN)/forge run recipes/quickstart.toml
 
-# One thread for each of two processes: the tests' networks are too small to share out.
+# One thread for each of two processes: the tests' networks are too small to share out. Long files come early.
 test: .venv/contrib
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 check: .venv/contrib
 	$(BIN)/ruff format --check .

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -72,4 +73,5 @@ def test_killed_again_and_again(tmp_path):
     options = ["--kills", "3", "--steps", "60", "--use", "fsdp"]
     done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 kills, 3 resumptions" in done.stdout and "bit-identical" in done.stdout
+    # The first kill may come before anything is saved.
+    assert re.search(r"3 kills, [23] resumptions .* are bit-identical", done.stdout), done.stdout
