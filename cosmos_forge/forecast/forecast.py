@@ -59,12 +59,13 @@ class Forecast:
 
 def forecast(plan: Plan, gpu: Gpu) -> Forecast:
     """Of a plan whose processes have a GPU of that kind each."""
-    parts: dict[str, Any] = {"estimated": tuple(_estimated(plan, gpu))}
+    parts: dict[str, Any] = {}
     if "train" in plan.stages and {"model", "method", "dataset", "latent_tokenizer"} <= plan.tables.keys():
         parts |= _training(plan, gpu)
     if "generate" in plan.stages and {"model", "latent_tokenizer", "sampler"} <= plan.tables.keys():
         parts |= _generation(plan, gpu)
-    return Forecast(gpu, **parts)
+    estimated = _estimated(plan, gpu, parts.get("residency", "resident"))
+    return Forecast(gpu, **parts, estimated=tuple(estimated))
 
 
 def _training(plan: Plan, gpu: Gpu) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def _work(plan: Plan, size: tuple[int, int, int]) -> rates.Work | None:
     return rates.work(plan.options("model"), plan.options("latent_tokenizer").latent_shape(*size), plan.max_tokens)
 
 
-def _estimated(plan: Plan, gpu: Gpu) -> Iterator[str]:
+def _estimated(plan: Plan, gpu: Gpu, residency: Residency) -> Iterator[str]:
     """What was not measured of a plan like this."""
     if gpu.name != rates.MEASURED_ON:
         yield f"on {gpu.device}"
@@ -167,3 +168,7 @@ def _estimated(plan: Plan, gpu: Gpu) -> Iterator[str]:
             yield f"with {count:,} tokens"
     if "train" in plan.stages and (found := weights(plan)) and not found.frozen:
         yield "with all weights training"
+    if "train" in plan.stages and plan.root.compile == "none":
+        yield "with training that is not compiled"
+    if residency != "resident":
+        yield f"with weights that are {'in 8 bits' if residency == 'fp8' else residency}"

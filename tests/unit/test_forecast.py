@@ -231,6 +231,21 @@ def test_the_supposed_machine_is_gone_afterwards(monkeypatch):
         assert os.environ.get("FORGE_GPUS") == before
 
 
+@pytest.mark.parametrize(
+    ("recipe", "gpu", "overrides", "told"),
+    [
+        ("lora", "h200", PUBLISHED, []),
+        ("lora", "h200:2", ["parallelism.use=ddp", "train.batch_size=2", *PUBLISHED], ["in 2 processes"]),
+        ("lora", "h200", ["compile=none"], ["with 25,440 tokens", "with training that is not compiled"]),
+        ("full", "h100-pcie", PUBLISHED, ["on NVIDIA H100 PCIe", "with all weights training"]),
+        ("generate", "h200", ["generate.memory=fp8"], ["with weights that are in 8 bits"]),
+    ],
+)
+def test_what_was_not_measured_is_said(plan_of, recipe, gpu, overrides, told):
+    kind, count = several(gpu)
+    assert list(forecast(plan_of(f"video2world-7b-{recipe}", *overrides, gpus=count), kind).estimated) == told
+
+
 def test_what_cannot_be_told_is_not(plan_of):
     (said,) = facts(look(plan_of("quickstart"), H200, lambda changes: plan_of("quickstart", *changes)))["time"]
     assert said.startswith("not known")  # in float32
