@@ -259,10 +259,7 @@ from cosmos_forge.cli import main
 try:
     main()
 finally:
-    import resource
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    loaded = sorted({heavy!r} & sys.modules.keys())
-    print("\\n" + json.dumps([loaded, used.ru_utime + used.ru_stime]), file=sys.stderr)
+    print("\\n" + json.dumps(sorted({heavy!r} & sys.modules.keys())), file=sys.stderr)
 """
 
 
@@ -280,17 +277,11 @@ finally:
     ids=" ".join,
 )
 def test_commands_are_light(arguments, workplace):
-    """With every installed plugin: half a second of computing at most, and nothing heavy imported."""
+    """With every installed plugin nothing heavy is imported; `benchmarks/commands.py` takes the time."""
     script = LIGHT.format(arguments=arguments, heavy=HEAVY)
-    found = []
-    for _ in range(3):
-        done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, cwd=workplace, env=os.environ
-        )
-        assert "Traceback" not in done.stderr
-        found.append(json.loads(done.stderr.splitlines()[-1]))
-    assert all(loaded == [] for loaded, _ in found)
-    assert min(seconds for _, seconds in found) < 0.5
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=workplace, env=os.environ)
+    assert "Traceback" not in done.stderr
+    assert json.loads(done.stderr.splitlines()[-1]) == []
 
 
 def core_files() -> list[Path]:
