@@ -129,7 +129,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     if not path.is_file():
         raise ForgeError(f"there is no file {show_path(path)}", "name a video (such as .mp4) or a picture (.png, .jpg)")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if stream is None:
                 raise ForgeError(f"there is no video in {show_path(path)}", "name a video or a picture")

@@ -30,6 +30,14 @@ def test_a_video_comes_back(tmp_path, fps):
     assert probe(tmp_path / "a.mp4") == Media(9, 48, 64, pytest.approx(fps))
 
 
+def test_a_foreign_letter_in_a_tag_is_no_damage(tmp_path):
+    write_mp4(waves(), 24, tmp_path / "a.mp4")
+    whole = (tmp_path / "a.mp4").read_bytes()
+    assert b"Lavf" in whole
+    (tmp_path / "tagged.mp4").write_bytes(whole.replace(b"Lavf", b"\xe9avf"))
+    np.testing.assert_array_equal(read_last(tmp_path / "tagged.mp4", 9), read_last(tmp_path / "a.mp4", 9))
+
+
 def test_a_lossless_video_comes_back_to_the_bit(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (5, 48, 80, 3), dtype=np.uint8)
     write_lossless(iter(noise), 12.5, tmp_path / "a.mkv")

@@ -42,7 +42,7 @@ def find_shots(path: Path, threshold: float) -> tuple[list[Shot], Fraction]:
         raise ForgeError(f"{path} has no frames", "copy or encode it again")
     starts = [0, *cuts(differences, threshold)]
     stops = [*starts[1:], len(differences)]
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="replace") as container:
         fps = Fraction(container.streams.best("video").average_rate or 24)
     return [Shot(start, stop) for start, stop in zip(starts, stops, strict=True)], fps
 
@@ -109,7 +109,7 @@ class _Writer:
 def _frames(path: Path) -> Iterator[av.VideoFrame]:
     """All frames, in the order in which they are shown. Raises ForgeError where they cannot be had."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if stream is None:
                 raise ForgeError(f"{path} holds no video", "name videos")

@@ -24,7 +24,7 @@ def probe(path: Path) -> tuple[list[int], Fraction]:
     """When each frame is shown, ascending, in units of the stream, and the unit in seconds. Reads packets and decodes
     nothing; what a file that was cut short lacks is not among them. Raises Unreadable."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if stream is None:
                 raise Unreadable("there is no video in the file")
@@ -41,7 +41,7 @@ def read(path: Path, shown: Sequence[int]) -> np.ndarray:
     """The frames that are shown at these times, ascending: THWC, uint8 RGB. Raises Unreadable."""
     wanted, frames = set(shown), dict[int, np.ndarray]()
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.best("video")
             stream.thread_type = "AUTO"
             container.seek(shown[0], stream=stream)

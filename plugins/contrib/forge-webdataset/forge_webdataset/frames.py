@@ -23,7 +23,7 @@ def probe(file: Any) -> tuple[list[int], float]:
     """When each frame is shown, ascending, in units of the stream, and frames a second. Reads packets and decodes
     nothing. Raises Unreadable, also where a part of the video is missing."""
     try:
-        with av.open(file) as container:
+        with av.open(file, metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if stream is None:
                 raise Unreadable("there is no video in the file")
@@ -44,7 +44,7 @@ def read(file: Any, indices: Sequence[int]) -> np.ndarray:
     file.seek(0)
     wanted, frames = [shown[index] for index in indices], dict[int, np.ndarray]()
     try:
-        with av.open(file) as container:
+        with av.open(file, metadata_errors="replace") as container:
             stream = container.streams.best("video")
             stream.thread_type = "AUTO"
             container.seek(wanted[0], stream=stream)
