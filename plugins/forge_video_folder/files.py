@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cosmos_forge.types import Source
+from forge_video_folder.plugin import texts_of, videos_of
 from forge_video_folder.reader import Unreadable
 
 if TYPE_CHECKING:
@@ -17,45 +18,55 @@ NO_VIDEO = "there is no video of this name"
 
 def list_sources(options: VideoFolderOptions, folder: Path) -> list[Source]:
     """Every file of the dataset, with its caption; videos first."""
-    sources = [_source(options, folder, path) for path in list_files(folder / options.videos)]
-    if options.caption is None:
-        alone = captions_alone(folder, folder / options.videos)
-        sources += [Source(f"metas/{path.name}", path, reason=NO_VIDEO) for path in alone]
-    return sources
+    sources = [_source(options, folder, path) for path in list_files(folder)]
+    return sources + [Source(name_in(folder, path), path, reason=NO_VIDEO) for path in captions_alone(folder)]
 
 
 def _source(options: VideoFolderOptions, folder: Path, path: Path) -> Source:
-    key = f"{options.videos}/{path.name}"
+    name = name_in(folder, path)
     if not is_mp4(path):
-        return Source(key, path, reason=NO_MP4)
+        return Source(name, path, reason=NO_MP4)
     try:
-        return Source(key, path, options.caption or read_caption(folder / "metas" / f"{path.stem}.txt"))
+        return Source(name, path, read_caption(folder, path, options.caption))
     except Unreadable as error:
-        return Source(key, path, reason=str(error))
+        return Source(name, path, reason=str(error))
 
 
-def list_files(videos: Path) -> list[Path]:
-    return sorted(path for path in videos.iterdir() if not path.name.startswith("."))
+def name_in(folder: Path, path: Path) -> str:
+    """A file as it is called where files are told."""
+    return path.relative_to(folder).as_posix()
+
+
+def list_files(folder: Path) -> list[Path]:
+    """Videos, and what does not belong with them; not the texts beside them."""
+    files = sorted(path for path in videos_of(folder).iterdir() if not path.name.startswith("."))
+    beside = texts_of(folder) == videos_of(folder)
+    return [path for path in files if not (beside and path.suffix == ".txt")]
 
 
 def is_mp4(path: Path) -> bool:
     return path.suffix.lower() == ".mp4"
 
 
-def read_caption(path: Path) -> str:
-    """The whole text of the file, without space around it. Raises Unreadable."""
+def read_caption(folder: Path, video: Path, otherwise: str | None) -> str:
+    """The whole text of the video's file, without space around it; `otherwise` where there is none. Raises
+    Unreadable."""
+    path = texts_of(folder) / f"{video.stem}.txt"
+    name = name_in(folder, path)
     try:
         caption = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
-        raise Unreadable(f"there is no caption metas/{path.name}; write one, or set `caption` for all videos") from None
+        if otherwise is None:
+            raise Unreadable(f"there is no caption {name}; write one, or set `caption` for such videos") from None
+        return otherwise
     except UnicodeDecodeError:
-        raise Unreadable(f"the caption metas/{path.name} is not UTF-8 text") from None
+        raise Unreadable(f"the caption {name} is not UTF-8 text") from None
     if not caption:
-        raise Unreadable(f"the caption metas/{path.name} is empty")
+        raise Unreadable(f"the caption {name} is empty")
     return caption
 
 
-def captions_alone(folder: Path, videos: Path) -> list[Path]:
+def captions_alone(folder: Path) -> list[Path]:
     """Captions without a video."""
-    stems = {path.stem for path in list_files(videos) if is_mp4(path)}
-    return [path for path in sorted((folder / "metas").glob("*.txt")) if path.stem not in stems]
+    stems = {path.stem for path in list_files(folder) if is_mp4(path)}
+    return [path for path in sorted(texts_of(folder).glob("*.txt")) if path.stem not in stems]

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from cosmos_forge import ForgeError, Problem
+from cosmos_forge.events import Note
 from cosmos_forge.types import Clip, Rejected
-from forge_video_folder.files import NO_MP4, NO_VIDEO, captions_alone, list_files, read_caption
-from forge_video_folder.plugin import LAYOUT, VideoFolderOptions, is_video, missing
+from forge_video_folder.files import NO_MP4, NO_VIDEO, captions_alone, list_files, name_in, read_caption
+from forge_video_folder.plugin import LAYOUT, VideoFolderOptions, is_video, missing, texts_of, videos_of
 from forge_video_folder.reader import Unreadable, probe, read_frames
 from forge_video_folder.resize import resize
 
@@ -41,25 +42,23 @@ class VideoFolder:
 
     def __init__(self, options: VideoFolderOptions, context: Context) -> None:
         self.options = options
-        self.folder = context.files(options.needs()[0]) if options.path is None else Path(options.path).expanduser()
-        if what := missing(self.folder, options.videos):
+        self.folder = options.folder(context.files)
+        if what := missing(self.folder):
             raise ForgeError(what, fix=LAYOUT)
         self.windows: list[Window] = []
         self.rejected: list[Rejected] = []
-        videos = self.folder / options.videos
-        files = list_files(videos)
+        files = list_files(self.folder)
         with ThreadPoolExecutor(8) as pool:
             for path, found in zip(files, pool.map(self._windows, files), strict=True):
                 if isinstance(found, str):
-                    self.rejected.append(Rejected(f"{options.videos}/{path.name}", found))
+                    self.rejected.append(Rejected(name_in(self.folder, path), found))
                 else:
                     self.windows.extend(found)
-        if options.caption is None:
-            alone = captions_alone(self.folder, videos)
-            self.rejected.extend(Rejected(f"metas/{path.name}", NO_VIDEO) for path in alone)
+        self.rejected.extend(Rejected(name_in(self.folder, path), NO_VIDEO) for path in captions_alone(self.folder))
         if not self.windows:
-            none = Problem(f"none of the videos in {videos} can be used", fix="see what follows")
+            none = Problem(f"none of the videos in {videos_of(self.folder)} can be used", fix="see what follows")
             raise ForgeError([none, *(Problem(f"{item.key}: {item.reason}") for item in self.rejected)])
+        self._tell_captions(context)
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -96,6 +95,14 @@ class VideoFolder:
         shape = (num_frames, options.frame_stride, height, width, options.resize)
         return hashlib.sha256(repr((content, window.start, shape)).encode()).hexdigest()
 
+    def _tell_captions(self, context: Context) -> None:
+        """Which videos get the caption for those without one: it may come from a recipe that was written for others."""
+        used = {window.video for window in self.windows}
+        without = [path for path in used if not (texts_of(self.folder) / f"{path.stem}.txt").exists()]
+        if without:
+            what = f"{len(without)} of {len(used)} videos have no text of their own"
+            context.emit(Note(f"{what}; their caption is `{self.options.caption}`"))
+
     def _windows(self, video: Path) -> list[Window] | str:
         """The clips of a video, or why there are none."""
         options = self.options
@@ -104,7 +111,7 @@ class VideoFolder:
         try:
             found = probe(video)
             height, width = picture_size(video) if options.other_sizes else options.size[1:]
-            caption = options.caption or read_caption(self.folder / "metas" / f"{video.stem}.txt")
+            caption = read_caption(self.folder, video, options.caption)
         except Unreadable as error:
             return str(error)
         places = options.places(len(found.times), height, width)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cosmos_forge import Download, Options, Problem, hookimpl
 
@@ -19,14 +20,12 @@ if TYPE_CHECKING:
 class VideoFolderOptions(Options):
     """Your videos: `videos/*.mp4` with captions in `metas/*.txt`, as in Cosmos post-training."""
 
-    path: str | None = Field(None, description="folder that holds `videos/*.mp4` and `metas/*.txt`, one name for both")
-    repo: str | None = Field(
-        None,
-        pattern=r"^[\w-][\w.-]*/[\w.-]+$",
-        description="instead of `path`: owner/name of a dataset on the Hugging Face hub, which `fetch` downloads",
+    path: str = Field(
+        min_length=1,
+        description="folder of `videos/*.mp4` and `metas/*.txt`, one name for both, or of videos with texts beside "
+        "them; hub:OWNER/NAME/FOLDER for one in a dataset on the Hugging Face hub, which `fetch` downloads",
     )
-    videos: str = Field("videos", min_length=1, description="the folder of the videos, within `path` or `repo`")
-    gigabytes: float = Field(1.0, gt=0, description="about what the videos of `repo` weigh")
+    gigabytes: float = Field(1.0, gt=0, description="about what videos on the hub weigh")
     num_frames: int = Field(121, ge=1, description="frames of a clip, 8k+1 for most latent tokenizers")
     height: int = Field(720, ge=16, description="pixels, after resizing; as in Cosmos post-training")
     width: int = Field(1280, ge=16, description="pixels, after resizing; as in Cosmos post-training")
@@ -35,7 +34,9 @@ class VideoFolderOptions(Options):
         description="further sizes, [num_frames, height, width] each: a video gets the one nearest its own "
         "proportions, of the most frames, that it is long enough for",
     )
-    caption: str | None = Field(None, min_length=1, description="one caption for all videos; then `metas` is not read")
+    caption: str | None = Field(
+        None, min_length=1, description="for videos without a text of their own; default: these are left out"
+    )
     resize: Literal["stretch", "crop"] = Field(
         "stretch", description="stretch: proportions may change, as in Cosmos; crop: keeps them and cuts off the edges"
     )
@@ -44,11 +45,12 @@ class VideoFolderOptions(Options):
         None, ge=1, description="frames between the starts of two clips of a video; default: no overlap. 1 in Cosmos"
     )
 
-    @model_validator(mode="after")
-    def _from_one_place(self) -> VideoFolderOptions:
-        if (self.path is None) == (self.repo is None):
-            raise ValueError("give either `path`, a folder, or `repo`, a dataset on the Hugging Face hub")
-        return self
+    @field_validator("path")
+    @classmethod
+    def _hub(cls, path: str) -> str:
+        if path.startswith(HUB) and not ON_HUB.fullmatch(path):
+            raise ValueError(f"`{path}` is no dataset on the hub; hub:OWNER/NAME or hub:OWNER/NAME/FOLDER is meant")
+        return path
 
     @model_validator(mode="after")
     def _largest_first(self) -> VideoFolderOptions:
@@ -93,30 +95,34 @@ class VideoFolderOptions(Options):
     def sources(self, files: Callable[[Download], Path]) -> list[Source]:
         from forge_video_folder.files import list_sources
 
-        return list_sources(self, files(self.needs()[0]) if self.path is None else Path(self.path).expanduser())
+        return list_sources(self, self.folder(files))
+
+    def folder(self, files: Callable[[Download], Path]) -> Path:
+        """Where it lies on this machine. files: finds downloads."""
+        hub = ON_HUB.fullmatch(self.path)
+        return files(self.needs()[0]) / (hub["folder"] or "") if hub else Path(self.path).expanduser()
 
     @classmethod
     def reads(cls, folder: Path) -> dict[str, str] | None:
-        """A folder of the layout, or of videos alone, which get a caption that stands for one to be written."""
-        if not missing(folder, "videos"):
-            return {"path": str(folder)}
-        if missing(folder.parent, folder.name):
+        """A folder of either layout; without any text its videos get a caption that stands for those to be written."""
+        if folder.name == "videos" and any(folder.parent.glob("metas/*.txt")):
+            folder = folder.parent
+        if missing(folder):
             return None
-        captions = {} if any((folder.parent / "metas").glob("*.txt")) else {"caption": "A video."}
-        return {"path": str(folder.parent), "videos": folder.name} | captions
+        return {"path": str(folder)} | ({} if any(texts_of(folder).glob("*.txt")) else {"caption": "A video."})
 
     def needs(self) -> list[Download]:
-        """The videos of `repo`, and their captions unless one serves all."""
-        if self.repo is None:
+        """What lies on the hub: videos alone where `caption` serves all, else the layout with `metas`."""
+        hub = ON_HUB.fullmatch(self.path)
+        if hub is None:
             return []
-        files = (f"{self.videos}/*.mp4",) if self.caption else (f"{self.videos}/*.mp4", "metas/*.txt")
-        return [Download(self.repo, files, self.gigabytes, repo_type="dataset")]
+        within = f"{hub['folder']}/" if hub["folder"] else ""
+        files = (f"{within}*.mp4",) if self.caption else (f"{within}videos/*.mp4", f"{within}metas/*.txt")
+        return [Download(hub["repo"], files, self.gigabytes, repo_type="dataset")]
 
     def check(self, plan: Plan) -> Iterable[Problem]:
-        if self.path is not None:
-            what = missing(Path(self.path).expanduser(), self.videos)
-            if what:
-                yield plan.problem("dataset", "path", what, LAYOUT)
+        if not self.path.startswith(HUB) and (what := missing(Path(self.path).expanduser())):
+            yield plan.problem("dataset", "path", what, LAYOUT)
         for size in self.other_sizes:
             try:
                 plan.options("latent_tokenizer").latent_shape(*size)
@@ -125,20 +131,30 @@ class VideoFolderOptions(Options):
                 yield plan.problem("dataset", "other_sizes", what, "frames, height and width are meant")
 
 
+HUB = "hub:"
+ON_HUB = re.compile(r"hub:(?P<repo>[\w-][\w.-]*/[\w.-]+)(?:/(?P<folder>[\w-][\w.-]*(?:/[\w-][\w.-]*)*))?")
 LAYOUT = (
-    "put videos into `videos/*.mp4` and captions into `metas/*.txt` below the folder that `path` names; `videos` and "
-    "`caption` say it where they lie elsewhere or have one caption"
+    "put videos into `videos/*.mp4` and captions into `metas/*.txt` below the folder that `path` names, or videos and "
+    "texts of the same names straight into it"
 )
 
 
-def missing(folder: Path, videos: str) -> str:
+def videos_of(folder: Path) -> Path:
+    """Where the videos lie: in `videos`, if there is such a folder, else in the folder itself."""
+    return folder / "videos" if (folder / "videos").is_dir() else folder
+
+
+def texts_of(folder: Path) -> Path:
+    """Where their captions lie: in `metas` beside `videos`, else beside the videos."""
+    return folder / "metas" if (folder / "videos").is_dir() else folder
+
+
+def missing(folder: Path) -> str:
     """What keeps `folder` from being a dataset at all; empty if nothing does."""
     if not folder.is_dir():
         return f"there is no folder {folder}"
-    if not (folder / videos).is_dir():
-        return f"{folder} has no folder `{videos}`"
-    if not any(is_video(path) for path in (folder / videos).iterdir()):
-        return f"{folder / videos} holds no *.mp4"
+    if not any(is_video(path) for path in videos_of(folder).iterdir()):
+        return f"{videos_of(folder)} holds no *.mp4"
     return ""
 
 

@@ -247,7 +247,7 @@ RECIPE = """
 stages = ["fetch"]
 [dataset]
 use = "video-folder"
-repo = "someone/clips"
+path = "hub:someone/clips/videos"
 caption = "Waves."
 gigabytes = 0.1
 [text_encoder]

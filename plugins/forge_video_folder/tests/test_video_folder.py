@@ -164,7 +164,7 @@ def test_nothing_usable_is_an_error_that_lists_every_reason(folder):
 
 
 @pytest.mark.parametrize(
-    ("make", "what"), [("", "no folder"), ("data", "no folder `videos`"), ("data/videos", "holds no *.mp4")]
+    ("make", "what"), [("", "no folder"), ("data", "data holds no *.mp4"), ("data/videos", "holds no *.mp4")]
 )
 def test_a_folder_that_is_none_is_found_before_and_at_the_start(tmp_path, make, what):
     (tmp_path / make).mkdir(parents=True, exist_ok=True)
@@ -249,17 +249,40 @@ def test_videos_from_the_hub(folder):
     shutil.rmtree(folder / "metas")
     (folder / "videos").rename(folder / "example_data")
     options = VideoFolderOptions(
-        repo="someone/clips", videos="example_data", caption="Waves.", num_frames=5, height=32, width=32
+        path="hub:someone/clips/example_data", caption="Waves.", num_frames=5, height=32, width=32
     )
     (need,) = options.needs()
     assert (need.repo, need.repo_type, need.files) == ("someone/clips", "dataset", ("example_data/*.mp4",))
     context = replace(make_context(folder.parent), files={need: folder}.__getitem__)
     assert len(VideoFolder(options, context)) == 4
-    assert VideoFolderOptions(repo="a/b").needs()[0].files == ("videos/*.mp4", "metas/*.txt")
-
-
-def test_videos_come_from_one_place():
-    for values in ({}, {"path": "data", "repo": "someone/clips"}):
-        with pytest.raises(ValueError, match="either `path`, a folder, or `repo`"):
-            VideoFolderOptions(**values)
+    assert VideoFolderOptions(path="hub:a/b").needs()[0].files == ("videos/*.mp4", "metas/*.txt")
     assert VideoFolderOptions(path="data").needs() == []
+
+
+@pytest.mark.parametrize("path", ["hub:someone", "hub:a/b/../c", "hub:", ""])
+def test_places_that_are_none(path):
+    with pytest.raises(ValueError, match=r"no dataset on the hub|at least 1 character"):
+        VideoFolderOptions(path=path)
+
+
+def test_texts_beside_videos(folder):
+    """A folder without `videos` and `metas` is read as it is."""
+    for text in (folder / "metas").iterdir():
+        text.rename(folder / "videos" / text.name)
+    (folder / "videos" / "alone.txt").write_text("Nobody's.")
+    dataset = build(folder / "videos")
+    assert len(dataset) == 4 and reasons(dataset) == {"alone.txt": "there is no video of this name"}
+    assert VideoFolderOptions.reads(folder / "videos") == {"path": str(folder / "videos")}
+
+
+def test_a_caption_for_videos_without_a_text(folder):
+    """A text of its own goes before, and who gets the other is told."""
+    next(iter((folder / "metas").glob("a.txt"))).unlink()
+    told = []
+    options = VideoFolderOptions(path=str(folder), caption="Waves.", num_frames=5, height=32, width=32)
+    dataset = VideoFolder(options, replace(make_context(folder.parent), emit=told.append))
+    captions = {dataset.key(index): dataset.caption(index) for index in range(len(dataset))}
+    assert {caption for key, caption in captions.items() if key.startswith("a.mp4")} == {"Waves."}
+    assert "Waves." not in {caption for key, caption in captions.items() if not key.startswith("a.mp4")}
+    (note,) = told
+    assert note.text.startswith("1 of ") and note.text.endswith("their caption is `Waves.`")

@@ -38,7 +38,8 @@ class LeRobot:
 
     def __init__(self, options: LeRobotOptions, context: Context) -> None:
         self.options = options
-        self.folder = context.files(options.needs()[0]) if options.path is None else Path(options.path).expanduser()
+        needs = options.needs()
+        self.folder = context.files(needs[0]) if needs else Path(options.path).expanduser()
         if what := missing(self.folder):
             raise ForgeError(what, LAYOUT)
         recording = read_recording(self.folder, options.camera)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from cosmos_forge import Download, Options, Problem, hookimpl
 
@@ -17,14 +18,13 @@ if TYPE_CHECKING:
 class LeRobotOptions(Options):
     """Recordings of robots in LeRobot's format, v2 or v3: one camera's videos, with their tasks as captions."""
 
-    path: str | None = Field(None, description="folder of the dataset, the one that holds `meta/info.json`")
-    repo: str | None = Field(
-        None,
-        pattern=r"^[\w-][\w.-]*/[\w.-]+$",
-        description="instead of `path`: owner/name of a dataset on the Hugging Face hub, which `fetch` downloads",
+    path: str = Field(
+        min_length=1,
+        description="folder of the dataset, the one that holds `meta/info.json`; hub:OWNER/NAME for a dataset on the "
+        "Hugging Face hub, which `fetch` downloads",
     )
-    revision: str = Field("main", min_length=1, description="branch, tag or commit of `repo`")
-    gigabytes: float = Field(1.0, gt=0, description="about what the videos of `repo` weigh")
+    revision: str = Field("main", min_length=1, description="branch, tag or commit on the hub")
+    gigabytes: float = Field(1.0, gt=0, description="about what videos on the hub weigh")
     camera: str | None = Field(
         None, min_length=1, description="observation.images.top, or just top; default: the first in `meta/info.json`"
     )
@@ -40,11 +40,12 @@ class LeRobotOptions(Options):
         None, ge=1, description="frames between the starts of two clips of an episode; default: no overlap"
     )
 
-    @model_validator(mode="after")
-    def _from_one_place(self) -> LeRobotOptions:
-        if (self.path is None) == (self.repo is None):
-            raise ValueError("give either `path`, a folder, or `repo`, a dataset on the Hugging Face hub")
-        return self
+    @field_validator("path")
+    @classmethod
+    def _hub(cls, path: str) -> str:
+        if path.startswith(HUB) and not ON_HUB.fullmatch(path):
+            raise ValueError(f"`{path}` is no dataset on the hub; hub:OWNER/NAME is meant")
+        return path
 
     @property
     def span(self) -> int:
@@ -52,18 +53,21 @@ class LeRobotOptions(Options):
         return (self.num_frames - 1) * self.frame_stride + 1
 
     def needs(self) -> list[Download]:
-        """What `repo` says of its episodes, and the videos, of `camera` alone where it is named."""
-        if self.repo is None:
+        """What a dataset on the hub says of its episodes, and the videos, of `camera` alone where it is named."""
+        if not self.path.startswith(HUB):
             return []
         videos = f"videos/*{self.camera}/*.mp4" if self.camera else "videos/*.mp4"
-        return [Download(self.repo, ("meta/*", videos), self.gigabytes, "", self.revision, "dataset")]
+        repo = self.path.removeprefix(HUB)
+        return [Download(repo, ("meta/*", videos), self.gigabytes, "", self.revision, "dataset")]
 
     def check(self, plan: Plan) -> Iterable[Problem]:
         """Whether there is a dataset at `path`."""
-        if self.path is not None and (what := missing(Path(self.path).expanduser())):
+        if not self.path.startswith(HUB) and (what := missing(Path(self.path).expanduser())):
             yield plan.problem("dataset", "path", what, LAYOUT)
 
 
+HUB = "hub:"
+ON_HUB = re.compile(r"hub:[\w-][\w.-]*/[\w.-]+")
 LAYOUT = "name the folder of a LeRobot dataset, the one that holds `meta/` and `videos/`"
 
 

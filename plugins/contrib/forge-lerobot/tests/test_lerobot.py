@@ -162,13 +162,13 @@ def test_a_folder_without_meta_is_found_before_the_run(tmp_path):
 
 
 def test_from_the_hub(folder):
-    options = LeRobotOptions(repo="someone/arms", revision="v3.0", camera="top", num_frames=5, height=16, width=16)
+    options = LeRobotOptions(path="hub:someone/arms", revision="v3.0", camera="top", num_frames=5, height=16, width=16)
     (need,) = options.needs()
     assert (need.repo, need.repo_type, need.revision) == ("someone/arms", "dataset", "v3.0")
     assert need.files == ("meta/*", "videos/*top/*.mp4")
     context = replace(make_context(folder.parent), files={need: folder}.__getitem__)
     assert len(LeRobot(options, context)) == 3
-    assert LeRobotOptions(repo="a/b").needs()[0].files[1] == "videos/*.mp4"
+    assert LeRobotOptions(path="hub:a/b").needs()[0].files[1] == "videos/*.mp4"
 
 
 def test_fingerprints_follow_frames(folder):
