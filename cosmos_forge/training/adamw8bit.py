@@ -12,10 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from cosmos_forge.training.pieces import local
+from cosmos_forge.training.pieces import in_pieces, local, place_of
 
 BLOCK = 256
 SMALL = 4096  # parameters with fewer numbers keep float32 moments
@@ -114,10 +112,12 @@ def _blocks(values: Tensor) -> Tensor:
 def _zeros_beside(parameter: Tensor, shape: Iterable[int], dtype: torch.dtype) -> Tensor:
     """Zeros, in the pieces that `parameter` is in; its last axis must be whole."""
     shape = torch.Size(shape)
-    if not isinstance(parameter, DTensor):
+    if not in_pieces(parameter):
         return torch.zeros(shape, dtype=dtype, device=parameter.device)
+    from torch.distributed.tensor import DTensor
+
     mesh, placements = parameter.device_mesh, parameter.placements
-    piece, _ = compute_local_shape_and_global_offset(shape, mesh, placements)
+    piece, _ = place_of(shape, mesh, placements)
     zeros = torch.zeros(piece, dtype=dtype, device=parameter.device)
     stride = torch.empty(shape, device="meta").stride()
     return DTensor.from_local(zeros, mesh, placements, run_check=False, shape=shape, stride=stride)

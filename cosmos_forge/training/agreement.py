@@ -9,9 +9,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Shard
 
 from cosmos_forge.errors import ForgeError
+from cosmos_forge.training.pieces import in_pieces
 from cosmos_forge.types import World
 
 TOLERANCE = 1e-4  # relative; the same numbers on the same hardware come out far closer
@@ -50,12 +50,10 @@ def _gradients(parameters: Iterable[nn.Parameter]) -> dict[str, list[float]]:
 
 def _piece(gradient: Tensor) -> tuple[Tensor, str]:
     """What this process holds of a gradient, and a name for it that copies of it share."""
-    if not isinstance(gradient, DTensor):
+    if not in_pieces(gradient):
         return gradient, "gradients"
     where = gradient.device_mesh.get_coordinate() or ()
-    shards = [
-        index for index, placement in zip(where, gradient.placements, strict=True) if isinstance(placement, Shard)
-    ]
+    shards = [index for index, placement in zip(where, gradient.placements, strict=True) if placement.is_shard()]
     return gradient.to_local(), f"gradients of piece {', '.join(map(str, shards))}"
 
 

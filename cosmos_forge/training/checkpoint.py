@@ -21,10 +21,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from cosmos_forge.files import write_json
+from cosmos_forge.training.pieces import in_pieces, place_of
 
 
 def describe(tensors: Mapping[str, Tensor], rank: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -152,19 +151,17 @@ def _fill(local: Tensor, offset: tuple[int, ...], name: str, pieces: list[dict[s
 
 def _piece(tensor: Tensor) -> tuple[tuple[int, ...], Tensor]:
     """Offset in the whole tensor and content of what this process holds."""
-    if not isinstance(tensor, DTensor):
+    if not in_pieces(tensor):
         return (0,) * tensor.ndim, tensor
-    _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    return tuple(offset), tensor.to_local()
+    _, offset = place_of(tensor.shape, tensor.device_mesh, tensor.placements)
+    return offset, tensor.to_local()
 
 
 def _writes(tensor: Tensor, rank: int) -> bool:
     """Whether this process writes its piece: the first of those that hold the same."""
-    if not isinstance(tensor, DTensor):
+    if not in_pieces(tensor):
         return rank == 0
     where: Sequence[int] = tensor.device_mesh.get_coordinate() or ()
     return all(
-        index == 0
-        for index, placement in zip(where, tensor.placements, strict=True)
-        if isinstance(placement, Replicate)
+        index == 0 for index, placement in zip(where, tensor.placements, strict=True) if placement.is_replicate()
     )

@@ -1,11 +1,36 @@
-"""Tensors that are in pieces."""
+"""Tensors that are in pieces. Imports torch's DTensors, which takes half a second, only where somebody has made one."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor.placement_types import Placement
+    from typing_extensions import TypeIs
+
+
+def in_pieces(tensor: Any) -> TypeIs[DTensor]:
+    """Whether this is a DTensor."""
+    made = sys.modules.get("torch.distributed.tensor")
+    return made is not None and isinstance(tensor, made.DTensor)
+
+
+def place_of(
+    shape: Sequence[int], mesh: DeviceMesh, placements: Sequence[Placement]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shape of what this process holds of a tensor that is in pieces, and where in the whole it begins."""
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    piece, offset = compute_local_shape_and_global_offset(tuple(shape), mesh, placements)
+    return tuple(piece), tuple(offset)
 
 
 def local(tensor: Tensor) -> Tensor:
     """What this process holds of a DTensor; any other tensor itself. Changing it changes the tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if in_pieces(tensor) else tensor

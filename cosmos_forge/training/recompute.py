@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from cosmos_forge.events import Note
 from cosmos_forge.memory import USABLE, Holdings, Level, Memory, fit, predict
-from cosmos_forge.training.pieces import local
+from cosmos_forge.training.pieces import in_pieces, local
 from cosmos_forge.types import Context
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ def hold(net: nn.Module, blocks: Sequence[str], dtype: torch.dtype) -> Holdings:
 
 def _gathered(parameter: Tensor, dtype: torch.dtype) -> int:
     """Bytes that a sharded parameter takes while it is whole."""
-    if not isinstance(parameter, DTensor):
+    if not in_pieces(parameter):
         return 0
     return parameter.numel() * (2 * dtype.itemsize + parameter.requires_grad * (dtype.itemsize + 4))
 

@@ -50,7 +50,8 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, config: DiTConfig, length: int) -> None:
         super().__init__()
-        self.register_buffer("seq", torch.arange(length, dtype=torch.float32))
+        # Not arange, which on the meta device imports the compiler, for most of a second.
+        self.register_buffer("seq", torch.tensor(range(length), dtype=torch.float32))
         self.precision, head = config.rope_precision, config.model_channels // config.num_heads
         side = head // 6 * 2
         self.widths = (head - 2 * side, side, side)

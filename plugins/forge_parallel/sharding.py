@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from cosmos_forge import Context
 
@@ -20,6 +19,8 @@ def shard_weights(net: nn.Module, blocks: Sequence[str], context: Context, share
     in float32. Inputs of the network are not cast: noise levels and times need their digits, and networks cast what
     they compute on. With a share of 1, frozen weights that have the right dtype already are left as they are.
     """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # takes half a second, which others are spared
+
     copies = distributed.get_world_size() // share
     mesh = init_device_mesh(context.device.type, (copies, share), mesh_dim_names=("copy", "piece"))
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
@@ -39,8 +40,8 @@ def shard_weights(net: nn.Module, blocks: Sequence[str], context: Context, share
 def forget_whole(net: nn.Module) -> None:
     """Frees whole weights that a forward pass left for its backward pass; the next one puts them together anew."""
     for module in net.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
+        if reshard := getattr(module, "reshard", None):  # FSDP2's
+            reshard()
 
 
 def casts(net: nn.Module, context: Context) -> bool:
