@@ -23,9 +23,8 @@ from cosmos_forge.types import Context, Loss, World
 
 HOPELESS = 20  # steps in a row without finite gradients, after which training ends
 
-Row = dict[
-    str, float
-]  # of a step: means of its loss and metrics, `grad_norm`, and `left_out`, 1 where it changed nothing
+# Of a step: means of its loss and metrics, `grad_norm`, and `left_out`, 1 where it changed nothing.
+Row = dict[str, float]
 
 
 class Report:

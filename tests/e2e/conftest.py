@@ -62,10 +62,34 @@ given_frames = 9
 guidance = 0.0
 """
 
+# Trains nothing; what is to be generated is said by recipes that extend it.
+GENERATES = """\
+stages = ["generate"]
+precision = "fp32"
+device = "cpu"
+
+[latent_tokenizer]
+use = "toy"
+
+[text_encoder]
+use = "toy"
+
+[model]
+use = "cosmos1-video2world"
+variant = "tiny"
+
+[parallelism]
+use = "single"
+
+[sampler]
+use = "euler"
+steps = 2
+"""
+
 
 @dataclass
 class Workplace:
-    """folder: the working directory, with `small.toml` and `runs/`."""
+    """folder: the working directory, with `small.toml`, `generates.toml` and `runs/`."""
 
     folder: Path
 
@@ -121,6 +145,7 @@ class Workplace:
 def workplace(tmp_path_factory) -> Workplace:
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "small.toml").write_text(RECIPE)
+    (folder / "generates.toml").write_text(GENERATES)
     return Workplace(folder)
 
 

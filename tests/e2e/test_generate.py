@@ -11,26 +11,7 @@ from cosmos_forge import events, video
 from cosmos_forge.files import sha256
 
 RECIPE = """\
-stages = ["generate"]
-precision = "fp32"
-device = "cpu"
-
-[latent_tokenizer]
-use = "toy"
-
-[text_encoder]
-use = "toy"
-
-[model]
-use = "cosmos1-video2world"
-variant = "tiny"
-
-[parallelism]
-use = "single"
-
-[sampler]
-use = "euler"
-steps = 2
+extends = "generates.toml"
 
 [generate]
 num_frames = 17

@@ -40,26 +40,7 @@ def register_guardrails(register):
     register("eye", options=EyeOptions, build="eye_plugin:Eye")
 '''
 RECIPE = """
-stages = ["generate"]
-precision = "fp32"
-device = "cpu"
-
-[latent_tokenizer]
-use = "toy"
-
-[text_encoder]
-use = "toy"
-
-[model]
-use = "cosmos1-video2world"
-variant = "tiny"
-
-[parallelism]
-use = "single"
-
-[sampler]
-use = "euler"
-steps = 2
+extends = "generates.toml"
 
 [generate]
 input = "pictures"
