@@ -90,6 +90,8 @@ def held_out(judged: Validated) -> str:
     if judged.step == 0:
         return f"held-out loss {loss} before training"
     before = "" if base is None else f" ({number(base)} before training)"
+    if base is not None and judged.loss > base:  # what was learned by heart does not help elsewhere
+        return f"held-out loss {loss}{before}: WORSE than before training"
     return f"held-out loss {loss}{before}{', the lowest so far' if judged.best else ''}"
 
 

@@ -12,7 +12,7 @@ from cosmos_forge import view
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.view import picture as view_picture
 from cosmos_forge.view import terminal as view_terminal
-from cosmos_forge.view.words import duration, measured, sparkline
+from cosmos_forge.view.words import duration, held_out, measured, sparkline
 
 LONG = "data/[raw]/" + "clip" * 30 + ".mp4"
 
@@ -182,6 +182,10 @@ JUDGED = [
     *((32, ev.Progress("held-out clips", 1, 8, "clips")), (34, judged(20, 0.4, best=True))),
     *((60, step(40, 0.25)), (64, judged(40, 0.6, best=False))),
 ]
+
+
+def test_a_loss_above_that_before_training_is_never_praised():
+    assert held_out(judged(20, 1.2, best=True)) == "held-out loss 1.2 (0.9 before training): WORSE than before training"
 
 
 def test_plain_lines_tell_whether_it_learns(tmp_path):
