@@ -120,14 +120,20 @@ def parse() -> argparse.Namespace:
 def write_files(folder: Path, tiny: bool) -> None:
     """The recipe, and random weights of the tokenizer; where the folder is, all is in it."""
     unfinished = folder.with_suffix(".unfinished")
-    (unfinished / "tokenizer").mkdir(parents=True)
+    unfinished.mkdir()
     (unfinished / "video.toml").write_text(RECIPE)
+    write_tokenizer(unfinished / "tokenizer", tiny)
+    unfinished.rename(folder)
+
+
+def write_tokenizer(folder: Path, tiny: bool) -> None:
+    """Random weights of the latent tokenizer, and statistics that change nothing."""
+    folder.mkdir()
     torch.manual_seed(0)
     net = Autoencoder(16) if tiny else Autoencoder()
-    save_file(net.state_dict(), unfinished / "tokenizer" / "tokenizer.safetensors")
+    save_file(net.state_dict(), folder / "tokenizer.safetensors")
     moments = torch.zeros(LATENT_CHANNELS * 16), torch.ones(LATENT_CHANNELS * 16)
-    torch.save(moments, unfinished / "tokenizer" / "mean_std.pt")
-    unfinished.rename(folder)
+    torch.save(moments, folder / "mean_std.pt")
 
 
 def plan_of(options: argparse.Namespace, folder: Path) -> Plan:

@@ -66,7 +66,7 @@ def alone(function: Callable[..., T], *arguments: object) -> T:
 
 def write(path: Path, config: DiTConfig) -> None:
     """Random weights; the same block of random numbers over and over, for speed."""
-    noise = torch.randn(2**25).bfloat16()
+    noise = (0.02 * torch.randn(2**25)).bfloat16()
 
     def random(shape: torch.Size) -> Tensor:
         return noise.repeat(1 + shape.numel() // len(noise))[: shape.numel()].view(shape)

@@ -14,6 +14,7 @@ from importlib import metadata
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 
@@ -29,29 +30,32 @@ class Row:
     peak: float
 
 
-def measure(what: str, function: Callable[[], Any], device: torch.device, repeats: int) -> Row:
-    """Calls `function` once and then `repeats` times; says the result at once, for whoever waits."""
+def measure(what: str, function: Callable[[], Tensor], device: torch.device, repeats: int) -> Row:
+    """Calls `function` once and then `repeats` times; says the result at once, for whoever waits. What it returns must
+    be finite: other numbers are faster to compute with."""
     release(device)
-    first = _seconds(function, device)
-    seconds = [_seconds(function, device) for _ in range(repeats)]
+    first, _ = _seconds(function, device)
+    seconds, results = zip(*(_seconds(function, device) for _ in range(repeats)), strict=True)
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
+    if not all(bool(each.isfinite().all()) for each in results):
+        sys.exit(f"{what}: the results are not finite, so the times mean nothing")
     row = Row(what, statistics.median(seconds), max(seconds) / min(seconds), first, peak)
     print(f"{what}: {row.seconds:.3f} s", file=sys.stderr, flush=True)
     return row
 
 
-def _seconds(function: Callable[[], Any], device: torch.device) -> float:
-    """One call, by the device's own clock."""
+def _seconds(function: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
+    """One call, by the device's own clock, and what it returned."""
     if device.type != "cuda":
         start = time.perf_counter()
-        function()
-        return time.perf_counter() - start
+        result = function()
+        return time.perf_counter() - start, result
     before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     before.record()
-    function()
+    result = function()
     after.record()
     torch.cuda.synchronize()
-    return before.elapsed_time(after) / 1000
+    return before.elapsed_time(after) / 1000, result
 
 
 @dataclass

@@ -1,13 +1,14 @@
 """Training steps put together as a run has them, and diffusers' with peft on the same work: random weights and latents.
 
     python benchmarks/train_step.py --peer diffusers
-    python benchmarks/train_step.py --method full --processes 2 --settings train.optimizer_state=8bit
+    python benchmarks/train_step.py --method full --processes 2 --settings train.optimizer_state=8bit --peer diffusers
+    python benchmarks/train_step.py --processes 2 --settings parallelism.context=2,train.batch_size=1
 
-With --processes each setting is measured alone and then, as a row of its own, in that many processes with a GPU and a
-sample each that have the weights in pieces (fsdp); the last column is the step's time together over that alone.
-
-Each of --settings is a comma-separated list of a recipe's keys, and gets a row. Needs a GPU with 140 GiB for the
-default size; with recompute = block alone 40. FLOPs are those that the step has to compute, nothing of it twice.
+Each of --settings is a comma-separated list of a recipe's keys, and gets a row. With --processes it gets another one,
+in that many processes with a GPU each that have the weights in pieces (fsdp) and a sample each, or with `context` share
+one; a table of its own holds it against the process alone, which does the same on its whole sample. Keys of
+`parallelism`, and the batch size, are for these processes. Needs a GPU with 140 GiB for the default size; with
+recompute = block alone 40. FLOPs are those that a sample's step has to compute, nothing of it twice.
 `--device cpu --variant tiny --frames 17 --height 64 --width 64` tries the script itself.
 """
 
@@ -28,6 +29,7 @@ from typing import Any
 import torch
 from forward import FPS, TEXT_TOKENS, fill
 from measure import Row, measure, print_machine, print_table, release
+from torch import Tensor
 
 from cosmos_forge.gpus import known
 from cosmos_forge.plan import make_plan
@@ -79,9 +81,8 @@ def main() -> None:
     for setting in options.settings:
         rows.append(measure_ours(setting, options))
         if options.processes > 1:
-            print_table([rows[-1], together(setting, options)], rows[-1])
-    if options.processes > 1:
-        return
+            rows.append(together(setting, options))
+            print_table(rows[-2:], rows[-2])
     if options.peer == "diffusers":
         peers.append(measure("diffusers, checkpointing", theirs(config, options, device), device, options.repeats))
     print_table(rows + peers, peers[0] if peers else None)
@@ -146,13 +147,14 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def ours(options: argparse.Namespace, setting: str, folder: Path) -> Callable[[], None]:
-    """A step as the stage `train` does it, on a batch that is on the device already."""
+def ours(options: argparse.Namespace, setting: str, folder: Path) -> Callable[[], Tensor]:
+    """A step as the stage `train` does it, on a batch that is on the device already; its loss and gradients' norm."""
     overrides = [f"{key}={getattr(options, name)}" for key, name in SIZES.items()]
-    overrides += [f"text_encoder.width={VARIANTS[options.variant].crossattn_emb_channels}", *setting.split(",")]
+    overrides.append(f"text_encoder.width={VARIANTS[options.variant].crossattn_emb_channels}")
     if options.report:
         count = options.processes
         overrides += ["parallelism.use=fsdp", f"parallelism.num_processes={count}", f"train.batch_size={count}"]
+    overrides += [key for key in setting.split(",") if options.report or not key.startswith(TOGETHER)]
     recipe = folder / "step.toml"
     recipe.write_text(RECIPE)
     plan = make_plan(read_recipe(recipe, overrides), load_plugins(), runs=folder)
@@ -165,16 +167,19 @@ def ours(options: argparse.Namespace, setting: str, folder: Path) -> Callable[[]
     work = assemble(plan, Run(plan.folder), context, parallelism)
     parameters, optimizer, batch = list(work.parameters.values()), work.optimizer, draw_batch(options, context.device)
 
-    def step() -> None:
-        work.model.loss(batch, [generator(0, "noise", work.step)]).total.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    def step() -> Tensor:
+        loss = work.model.loss(batch, [generator(0, "noise", work.step)]).total
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         work.step += 1
+        return loss.detach() + norm
 
     return step
 
 
+TOGETHER = ("parallelism.", "train.batch_size=")
 SIZES = {
     "dataset.num_frames": "frames",
     "dataset.height": "height",
@@ -189,14 +194,16 @@ def latent_size(options: argparse.Namespace) -> tuple[int, int, int]:
 
 
 def draw_batch(options: argparse.Namespace, device: torch.device) -> Batch:
+    """The same in every process, for those that share a sample."""
     config = VARIANTS[options.variant]
+    torch.manual_seed(0)
     latents = torch.randn(1, config.latent_channels, *latent_size(options), device=device)
     tokens = torch.randn(1, TEXT_TOKENS, config.crossattn_emb_channels, device=device)
     mask = torch.ones(1, TEXT_TOKENS, dtype=torch.bool, device=device)
     return Batch(latents, TextEmbedding(tokens, mask), torch.tensor([float(FPS)], device=device))
 
 
-def theirs(config: DiTConfig, options: argparse.Namespace, device: torch.device) -> Callable[[], None]:
+def theirs(config: DiTConfig, options: argparse.Namespace, device: torch.device) -> Callable[[], Tensor]:
     """diffusers' network with peft's adapters on the same layers and gradient checkpointing."""
     from diffusers import CosmosTransformer3DModel
     from peft import LoraConfig
@@ -229,12 +236,14 @@ def theirs(config: DiTConfig, options: argparse.Namespace, device: torch.device)
     text = torch.randn(1, TEXT_TOKENS, config.crossattn_emb_channels, device=device, dtype=torch.bfloat16)
     noise_level = torch.tensor([0.1], device=device, dtype=torch.bfloat16)
 
-    def step() -> None:
+    def step() -> Tensor:
         out = net(x, noise_level, text, fps=FPS, return_dict=False)[0]
-        (out.float() - x[:, : config.latent_channels].float()).square().mean().backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        loss = (out.float() - x[:, : config.latent_channels].float()).square().mean()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        return loss.detach() + norm
 
     return step
 

@@ -21,10 +21,21 @@ from cosmos_forge.errors import ForgeError
 from cosmos_forge.events import Note
 from cosmos_forge.types import Context
 
+Choice = Literal["auto", "blocks", "none"]
 
-def compile_blocks(
-    net: nn.Module, blocks: Sequence[str], choice: Literal["auto", "blocks", "none"], context: Context
-) -> bool:
+
+def wake_compiler(choice: Choice, device: torch.device) -> None:
+    """Starts the processes that compile a GPU's kernels, if there will be any, so that they are ready by then: to be
+    called before something that takes long. Kernels that find nobody ready are compiled one after the other."""
+    if choice == "none" or device.type != "cuda" or _lacking(device):
+        return
+    from torch._inductor.async_compile import AsyncCompile
+
+    AsyncCompile.warm_pool()
+    AsyncCompile.wakeup()
+
+
+def compile_blocks(net: nn.Module, blocks: Sequence[str], choice: Choice, context: Context) -> bool:
     """Lets blocks compile themselves when they are first called. Names and parameters of `net` stay as they are.
 
     choice: as in a recipe. Returns whether they will. Says what it does, or why `auto` leaves a GPU's blocks as they

@@ -118,15 +118,14 @@ def _batch(plan: Plan) -> dict[str, int] | None:
     """How an optimizer step's clips are shared out."""
     if "train" not in plan.stages:
         return None
-    batch, groups = plan.train.batch_size, plan.groups
-    micro = plan.train.micro_batch_size or batch // groups
+    options, groups = plan.train, plan.groups
     return {
-        "batch_size": batch,
+        "batch_size": options.batch_size,
         "processes": plan.processes,
         "groups": groups,
-        "micro_batch_size": micro,
-        "accumulation": batch // (groups * micro),
-        "clips": batch * plan.train.steps,
+        "micro_batch_size": options.micro_batch(groups),
+        "accumulation": options.accumulation(groups),
+        "clips": options.batch_size * options.steps,
     }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Literal
 
@@ -31,9 +31,10 @@ USABLE = 0.92  # of what a GPU has; the rest goes to the allocator's gaps and to
 class Memory:
     """Of one process, at the moment of a training step when most is needed.
 
-    weights: all it holds, frozen ones too. gradients, optimizer, average: of its trained weights. gathered: sharded
-    blocks put together, and their gradients. kept: by all blocks until their backward pass. working: of the block that
-    is in its backward pass.
+    weights: all it holds, frozen ones too. optimizer, average: of its trained weights. gradients: those that are there
+    at that moment; in a backward pass they come as blocks let go of what they kept. gathered: sharded blocks put
+    together, and their gradients. kept: by blocks until their backward pass. working: of the block that is in its
+    backward pass.
     """
 
     weights: float
@@ -73,26 +74,33 @@ def predict(
     number_bytes: int,
     optimizer_state: str,
     average: bool,
+    accumulated: bool,
 ) -> Memory:
     """levels: one a block. samples: that a process computes on at once; a part of one where processes share it.
-    number_bytes: of an element that the network computes with. An upper bound."""
-    each = samples * number_bytes
+    number_bytes: of an element that the network computes with. accumulated: whether gradients of several such passes
+    are added up. An upper bound."""
+    each, gradients = samples * number_bytes, 4.0 * holdings.trained
     kept = {"none": activations.whole, "attention": activations.attention, "block": activations.block}
-    # In the backward pass of a block those after it have let go of all, and what it forgot itself is whole again.
-    sums = accumulate(kept[level] for level in levels)
-    most, again = max(
-        (total + activations.whole - kept[level], activations.whole - kept[level])
-        for total, level in zip(sums, levels, strict=True)
-    )
-    return Memory(
+    always = Memory(
         weights=holdings.weights,
-        gradients=4 * holdings.trained,
         optimizer=STATE_BYTES[optimizer_state] * holdings.trained,
         average=4 * holdings.trained * average,
-        gathered=holdings.gathered,
-        kept=each * (most - again),
-        working=each * (again + activations.working),
     )
+
+    def backward(index: int, kept_by_then: int) -> Memory:
+        """Blocks after it have let go of all and have their gradients, and what it forgot itself is whole again."""
+        again = activations.whole - kept[levels[index]]
+        return replace(
+            always,
+            gradients=gradients if accumulated else gradients * (1 - (index + 1) / len(levels)),
+            gathered=holdings.gathered,
+            kept=each * kept_by_then,
+            working=each * (again + activations.working),
+        )
+
+    moments = [backward(*block) for block in enumerate(accumulate(kept[level] for level in levels))]
+    update = replace(always, gradients=gradients)
+    return max([*moments, update], key=lambda moment: moment.total)
 
 
 def mixtures(blocks: int) -> Iterator[list[Level]]:

@@ -46,6 +46,7 @@ def write_mp4(frames_THWC: Iterable[np.ndarray], fps: float, path: Path) -> None
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=H264)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         codec = stream.codec_context
+        codec.thread_type = "FRAME"  # frames side by side: many cores are busy, where parts of a frame keep few so
         codec.colorspace = codec.color_primaries = codec.color_trc = BT709
         codec.color_range = 1  # 16 to 235, the usual one
         for frame in frames:

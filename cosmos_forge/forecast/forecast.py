@@ -92,9 +92,10 @@ def _step(plan: Plan, gpu: Gpu, found: Weights, levels: list[Level]) -> float | 
     compiled = plan.root.compile != "none"
     samples = options.batch_size / plan.groups
     computing = samples * rates.training_pass(work, gpu, levels, adapters=adapters, compiled=compiled, parts=parts)
-    passes = options.batch_size // plan.groups // (options.micro_batch_size or options.batch_size // plan.groups)
+    passes = options.accumulation(plan.groups)
     whole = found.parameters * number_bytes(plan) * (spread > 1)
-    exchanging = rates.exchange(2 * passes * whole, 4 * found.trained, max(plan.processes, 1))
+    reduced = 4 * found.trained * (passes if spread > 1 else 1)
+    exchanging = rates.exchange(2 * passes * whole, reduced, max(plan.processes, 1))
     update = rates.optimizer_step(found.trained / spread, STATE_BYTES[options.optimizer_state], options.ema, gpu)
     return max(computing, exchanging) + update
 

@@ -84,10 +84,11 @@ def training_memory(plan: Plan, memory_gib: float) -> tuple[Memory, list[Level]]
         predict,
         holdings(plan, found),
         model.activations(latents, found.frozen, plan.root.compile != "none", adapted),
-        samples=(options.micro_batch_size or options.batch_size // plan.groups) * plan.groups / plan.processes,
+        samples=options.micro_batch(plan.groups) * plan.groups / plan.processes,
         number_bytes=number_bytes(plan),
         optimizer_state=options.optimizer_state,
         average=options.ema,
+        accumulated=options.accumulation(plan.groups) > 1,
     )
     blocks = len(model.blocks)
     levels = [options.recompute] * blocks if options.recompute != "auto" else []

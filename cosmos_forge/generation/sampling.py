@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cosmos_forge import events
-from cosmos_forge.compiling import compile_blocks
+from cosmos_forge.compiling import compile_blocks, wake_compiler
 from cosmos_forge.errors import show_path
 from cosmos_forge.generation.jobs import Job
 from cosmos_forge.generation.loading import load_model
@@ -123,6 +123,7 @@ def solve(
 def _load_model(plan: Plan, context: Context, weights: Weights, residency: Residency, share: Share) -> Model:
     """The model with these weights, ready to be sampled from. What does not stay on the device as it is, is loaded into
     host memory first."""
+    wake_compiler(plan.root.compile, context.device)
     first = context if residency == "resident" else replace(context, device=torch.device("cpu"))
     model = load_model(plan, first, weights)
     model.net.eval().requires_grad_(False)

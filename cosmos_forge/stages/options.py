@@ -86,6 +86,14 @@ class TrainOptions(Options):
             raise ValueError(f"betas must lie in [0, 1), got {list(self.betas)}")
         return self
 
+    def micro_batch(self, groups: int) -> int:
+        """Clips that one of `groups`, which share a step's, takes at once."""
+        return self.micro_batch_size or self.batch_size // groups
+
+    def accumulation(self, groups: int) -> int:
+        """How often it does so in a step."""
+        return self.batch_size // groups // self.micro_batch(groups)
+
 
 class ExportOptions(Options):
     """Writes the trained weights as plain safetensors under the published names."""

@@ -111,8 +111,7 @@ class Share:
     def __init__(self, options: TrainOptions, world: World) -> None:
         self.options, self.world = options, world
         self.size = options.batch_size // world.data_size
-        self.micro = options.micro_batch_size or self.size
-        self.accumulate = self.size // self.micro
+        self.micro, self.accumulate = options.micro_batch(world.data_size), options.accumulation(world.data_size)
 
     def positions(self, step: int) -> Iterator[Sequence[int]]:
         """Places in training (0-based count of samples) of each micro-batch from `step` on."""

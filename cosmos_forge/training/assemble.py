@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cosmos_forge import events
-from cosmos_forge.compiling import compile_blocks
+from cosmos_forge.compiling import compile_blocks, wake_compiler
 from cosmos_forge.generation.loading import load_model
 from cosmos_forge.kinds import Method, Model, Parallelism
 from cosmos_forge.trained import Weights
@@ -53,6 +53,7 @@ class Assembly:
 def assemble(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Assembly:
     """Load, adapt, compile, parallelise, recompute, optimizer, average, resume: in this order."""
     options = plan.train
+    wake_compiler(plan.root.compile, context.device)
     model = load_model(plan, context, Weights(plan.options("model").weights))
     method: Method = component(plan, "method", context)
 

@@ -99,10 +99,11 @@ def predicted(
         predict,
         holdings,
         plan.options("model").activations(latent_shape, mostly_frozen, compiled, adapted),
-        samples=(options.micro_batch_size or options.batch_size // world.data_size) * world.data_size / world.size,
+        samples=options.micro_batch(world.data_size) * world.data_size / world.size,
         number_bytes=context.dtype.itemsize,
         optimizer_state=options.optimizer_state,
         average=options.ema,
+        accumulated=options.accumulation(world.data_size) > 1,
     )
 
 

@@ -136,8 +136,9 @@ class Fsdp(Many):
         return shard_weights(net, blocks, self.context, self.share or distributed.get_world_size())
 
     def exchange(self, net: nn.Module, on: bool) -> None:
-        """Off, gradients pile up unsharded, which takes the memory of a whole gradient."""
-        net.set_requires_gradient_sync(on)  # type: ignore[operator]
+        """Gradients go to the process that has the piece at once, lest whole ones pile up; off, copies are not added
+        up yet."""
+        net.set_requires_all_reduce(on)  # type: ignore[operator]
 
 
 def _join(context: Context) -> World:
