@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 
 class DatasetOptions(Protocol):
-    """num_frames, height, width: of every clip, in pixels; of the largest, where there are several sizes.
+    """num_frames, height, width: of every clip, in pixels; of the largest, where there are several sizes. The others
+    then are `other_sizes`, [num_frames, height, width] each.
 
     One whose clips lie in video files may answer for `forge data` without being built or importing torch:
     `sources(files)` lists the files, as `types.Source`; `files` tells where a download lies, as `Context.files` does.
