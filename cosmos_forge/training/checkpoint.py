@@ -22,8 +22,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.files import write_json
 from cosmos_forge.training.pieces import in_pieces, place_of
+
+LISTED = 4  # names that an error shows
 
 
 def describe(tensors: Mapping[str, Tensor], rank: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -102,8 +105,10 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def restore(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Fills `tensors` in place, each process what it holds of them. Raises KeyError for a name that was not saved."""
+    """Fills `tensors` in place, each process what it holds of them. Raises ForgeError, before anything is changed,
+    where what was saved is not these, in name and shape."""
     index = read_state(checkpoint)["tensors"]
+    _require_fit(checkpoint, {name: entry["shape"] for name, entry in index.items()}, tensors)
     for name, tensor in tensors.items():
         offset, local = _piece(tensor)
         with torch.no_grad():
@@ -122,6 +127,21 @@ def load(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
             _fill(tensor, (0,) * tensor.ndim, name, entry["pieces"], checkpoint)
             whole[name[len(prefix) :]] = tensor
     return whole
+
+
+def _require_fit(checkpoint: Path, saved: Mapping[str, list[int]], tensors: Mapping[str, Tensor]) -> None:
+    sorts = {
+        "missing": [name for name in tensors if name not in saved],
+        "that it has no use for": [name for name in saved if name not in tensors],
+        "of another shape": [name for name, each in tensors.items() if saved.get(name, [*each.shape]) != [*each.shape]],
+    }
+    lines = [f"{len(names)} {sort}: {', '.join(names[:LISTED])}" for sort, names in sorts.items() if names]
+    if lines:
+        raise ForgeError(
+            f"{show_path(checkpoint)} does not fit what is to be trained: {'; '.join(lines)}",
+            "undo what was changed of [method], [model] and [train], or start a run of its own with --name, which "
+            "model.weights = run:NAME@newest lets begin from these weights",
+        )
 
 
 def _remove(folder: Path) -> None:
