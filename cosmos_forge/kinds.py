@@ -171,8 +171,8 @@ class Model(Protocol):
     sigmas: Sequence[float]
 
     def load(self) -> None:
-        """Fills `net` with the weights that the options name, or with fresh ones. Raises ForgeError listing every
-        missing, unexpected or misshapen key."""
+        """Fills `net` with the weights that the options name, or with fresh ones; parameters that the loss goes without
+        do not require gradients. Raises ForgeError listing every missing, unexpected or misshapen key."""
         ...
 
     def loss(self, batch: Batch, generators: Sequence[torch.Generator], sigma: float | None = None) -> Loss:

@@ -78,6 +78,8 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
             # A step with gradients that are not finite is left out without asking the device: AdamW reads the flag.
             left_out = (~torch.isfinite(grad_norm)).float()
             optimizer.grad_scale, optimizer.found_inf = None, left_out  # type: ignore[attr-defined]
+            # Where moments are rounded by chance, copies of the weights must meet the same.
+            torch.manual_seed(generator(context.seed, "rounding", step).initial_seed())
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if work.ema:

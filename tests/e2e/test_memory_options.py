@@ -26,3 +26,14 @@ def test_small_moments_go_on_from_a_checkpoint(workplace, strike):
     workplace.forge(*command)
     assert workplace.losses("struck") == workplace.losses("undisturbed")
     assert workplace.weights("struck") == workplace.weights("undisturbed")
+
+
+@pytest.mark.slow
+def test_small_moments_are_alike_in_every_copy(workplace):
+    """Else the copies of the weights would part, of which a checkpoint has only the first process's."""
+    two = (*SIX_STEPS, *EIGHT_BIT, "parallelism.use=ddp", "parallelism.num_processes=2")
+    workplace.run("at-once", *two)
+    workplace.run("in-halves", *two, "train.steps=3")
+    workplace.run("in-halves", *two, "--continue")
+    assert workplace.losses("in-halves") == workplace.losses("at-once")
+    assert workplace.weights("in-halves") == workplace.weights("at-once")
