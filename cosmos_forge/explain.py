@@ -17,6 +17,7 @@ from cosmos_forge.forecast.limits import Outlook
 from cosmos_forge.generation.sharing import count_videos, explained, planned
 from cosmos_forge.memory import Memory, Residency, sampling_memory
 from cosmos_forge.plan import SIZES, Plan
+from cosmos_forge.training.schedule import why_never_reached
 
 
 def explain(plan: Plan, outlook: Outlook | None = None) -> str:
@@ -89,6 +90,8 @@ def _facts(plan: Plan) -> dict[str, list[str]]:
         what = "{batch_size} clips a step: {micro_batch_size} at once x {accumulation} accumulated x " + who
         facts["batch"] = [(what + "; {clips} in all").format(**batch)]
         facts["epochs"] = [_epochs(plan)]
+        if never := why_never_reached(plan.train):
+            facts["warm-up"] = [never]
     if trained := _trained(plan):
         facts["trains"] = ["{trained:,} of {parameters:,} parameters".format(**trained)]
     if "sampler" in plan.tables and "generate" in plan.stages:

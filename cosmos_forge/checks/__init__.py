@@ -103,9 +103,6 @@ def _train(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
         options = plan.train
         if options.lr == 0:
             yield plan.problem("train", "lr", "lr = 0 trains nothing", "1e-4 is usual for LoRA, 5e-5 for full")
-        if options.warmup_steps > options.steps:
-            what = f"warmup_steps = {options.warmup_steps} is longer than training, which has {options.steps} steps"
-            yield plan.problem("train", "warmup_steps", what, "lr is never reached; a tenth of the steps is usual")
     if not any(STAGES[stage].parallel for stage in stages) or not {"parallelism", ROOT} <= plan.tables.keys():
         return
     try:

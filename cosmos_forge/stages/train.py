@@ -19,7 +19,7 @@ from cosmos_forge.training.assemble import assemble
 from cosmos_forge.training.data import Order, batches, generator, read_index, to_device
 from cosmos_forge.training.report_steps import Report, average
 from cosmos_forge.training.saving import Saver
-from cosmos_forge.training.schedule import lr_factor
+from cosmos_forge.training.schedule import lr_factor, why_never_reached
 from cosmos_forge.training.speed import Speed
 from cosmos_forge.training.validate import Validation
 from cosmos_forge.types import Context, World
@@ -39,6 +39,9 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     clips = [clip for clip in read_index(run.prepared) if not clip.held_out]
     if not clips:
         raise ForgeError("no clips are left to train on", "lower prepare.held_out, or add clips")
+
+    if what := why_never_reached(options):
+        context.emit(events.Note(what, warning=True))
 
     work = assemble(plan, run, context, parallelism)
     model, net, optimizer, parameters = work.model, work.model.net, work.optimizer, list(work.parameters.values())
