@@ -33,7 +33,7 @@ def check(plan: Plan, recipe: Recipe, stages: tuple[str, ...]) -> list[Problem]:
     missing = list(_missing(plan, recipe, stages))
     whole = not missing and plan.tables.keys() >= {ROOT, *recipe.values, *stages}
     problems += missing
-    for part in (_train, _sizes, _export, generate_checks.check, sharing.check, validation_checks.check):
+    for part in (_prepare, _train, _sizes, _export, generate_checks.check, sharing.check, validation_checks.check):
         problems += part(plan, stages)
     problems += weights_to_load(plan, stages)
     problems += _plugins(plan, stages, whole)
@@ -95,6 +95,13 @@ def _missing(plan: Plan, recipe: Recipe, stages: tuple[str, ...]) -> Iterator[Pr
             what, fix = f"because of the stage `{users[0]}`", f"add [{table}] with `use`; installed here: {names}"
         where = plan.where(ROOT, "stages")
         yield Problem(f"[{table}] is missing from {show_path(recipe.path)}, needed {what}", where, fix)
+
+
+def _prepare(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
+    """A cache that cannot be filled."""
+    if "prepare" in stages and "prepare" in plan.tables and plan.prepare.cache and not machine.can_write(plan.cache):
+        what = f"cache = {plan.prepare.cache} is no folder that can be written to"
+        yield plan.problem("prepare", "cache", what, "choose another; by default it is `cache` beside the runs")
 
 
 def _train(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:

@@ -16,7 +16,7 @@ from cosmos_forge.run import Run
 from cosmos_forge.stages.options import TrainOptions
 from cosmos_forge.training.agreement import check_agreement
 from cosmos_forge.training.assemble import assemble
-from cosmos_forge.training.data import Order, batches, generator, read_index, to_device
+from cosmos_forge.training.data import Order, batches, generator, read_index, require_tensors, to_device
 from cosmos_forge.training.report_steps import Report, average
 from cosmos_forge.training.saving import Saver
 from cosmos_forge.training.schedule import lr_factor, why_never_reached
@@ -36,7 +36,9 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     samples.
     """
     options, world = plan.train, context.world
-    clips = [clip for clip in read_index(run.prepared) if not clip.held_out]
+    prepared = read_index(run.prepared)
+    require_tensors(prepared)
+    clips = [clip for clip in prepared if not clip.held_out]
     if not clips:
         raise ForgeError("no clips are left to train on", "lower prepare.held_out, or add clips")
 

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cosmos_forge.errors import ForgeError
+from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.files import atomic, write_text
 from cosmos_forge.types import Batch, TextEmbedding
 
@@ -46,6 +46,15 @@ def read_index(path: Path) -> list[PreparedClip]:
         raise ForgeError("there are no prepared clips in this run", "run the stage `prepare` first")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [PreparedClip(**{**row, "shape": tuple(row.get("shape", ()))}) for row in rows]
+
+
+def require_tensors(clips: Sequence[PreparedClip]) -> None:
+    """Raises ForgeError where the cache no longer holds what was prepared."""
+    gone = [clip for clip in clips if not (Path(clip.latents).exists() and Path(clip.text).exists())]
+    if gone:
+        where = show_path(Path(gone[0].latents).parent.parent)
+        what = f"the tensors of {len(gone)} of {len(clips)} prepared clips are gone from {where}"
+        raise ForgeError(what, "`forge prepare` with this recipe encodes them again")
 
 
 def latents_shape(path: Path) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from cosmos_forge.errors import ForgeError
 from cosmos_forge.stages.options import TrainOptions
 from cosmos_forge.stages.prepare import choose_held_out
 from cosmos_forge.stages.train import Share
-from cosmos_forge.training.data import Order, clip_at, generator, pad_text
+from cosmos_forge.training.data import Order, PreparedClip, clip_at, generator, pad_text, require_tensors
 from cosmos_forge.types import World
 
 
@@ -84,6 +84,22 @@ def test_adding_clips_leaves_most_held_out_where_they_are():
 def test_holding_out_everything_is_refused():
     with pytest.raises(ForgeError, match="leaves nothing to train on"):
         choose_held_out({"a", "b"}, 2, seed=0)
+
+
+def test_a_cache_that_was_cleared_is_told(tmp_path):
+    def clip(name):
+        for part in ("latents", "texts"):
+            (tmp_path / part).mkdir(exist_ok=True)
+            (tmp_path / part / name).touch()
+        return PreparedClip(name, False, 24.0, "", str(tmp_path / "latents" / name), str(tmp_path / "texts" / name))
+
+    clips = [clip("a"), clip("b"), clip("c")]
+    require_tensors(clips)
+    (tmp_path / "latents" / "a").unlink()
+    (tmp_path / "texts" / "c").unlink()
+    with pytest.raises(ForgeError, match=f"2 of 3 prepared clips are gone from {tmp_path}") as error:
+        require_tensors(clips)
+    assert "`forge prepare`" in error.value.problems[0].fix
 
 
 def test_padding_is_zero_and_masked():

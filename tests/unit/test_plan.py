@@ -141,6 +141,13 @@ def one_line(problem) -> tuple[str, int | None]:
         (("steps = 100", "steps = 0"), [], "[train] steps must be at least 1", 30, "optimizer steps"),
         (("lr = 1e-4", "lr = 1\nbetas = [0.9, 1.0]"), [], "betas must lie in [0, 1)", 32, ""),
         (("lr = 1e-4", "lr = 1\nbatch_size = 6\nmicro_batch_size = 4"), [], "multiples of 4", 33, "batch_size = 8"),
+        (
+            ("held_out = 1", "cache = 'r.toml/x'"),
+            ["prepare.held_out=1"],
+            "is no folder that can be written",
+            27,
+            "runs",
+        ),
         (("held_out = 1", "held_out = 0"), [], "there is nothing to continue", 27, "prepare.held_out to 1"),
         (("lr = 1e-4", "lr = 1\n[generate]\ngiven_frames = 10"), [], "8k+1), got 10", 33, "given_frames = 9"),
         (("lr = 1e-4", "lr = 1\n[generate]\ngiven_frames = 17"), [], "leaves nothing to generate", 33, "usual"),
