@@ -3,13 +3,15 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 
-from cosmos_forge import ForgeError
+from cosmos_forge import ForgeError, Problem
 from cosmos_forge.options import build_options
 from cosmos_forge.testing import MethodContract, TinyNet, make_context
 from forge_lora.lora import Lora, find_targets
@@ -231,6 +233,31 @@ def test_files_without_adapters_are_refused(tmp_path):
 def test_rank_must_fit_the_layer(tmp_path):
     with pytest.raises(ForgeError, match=r"rank 8 is more than `blocks.0.to_q` has, 7"):
         method(tmp_path, rank=8).adapt(TinyNet())
+
+
+def test_what_does_not_fit_is_told_before_a_run_where_the_model_tells_its_shapes():
+    """In the same words as later, under the key that is wrong; layers that are too narrow in one line."""
+
+    class Plan:
+        tables: ClassVar = {"model": None}
+
+        def options(self, table):
+            shapes = {name: tuple(value.shape) for name, value in TinyNet().named_parameters()}
+            return SimpleNamespace(parameter_shapes=lambda: shapes)
+
+        def problem(self, table, key, what, fix):
+            return Problem(f"{table}.{key}: {what}", fix=fix)
+
+    options = {"rank": 8, "targets": ["to_q", "to_w"], "alpha_pattern": {"to_v": 2}}
+    found = [problem.what for problem in LoraOptions(**options).check(Plan())]
+    assert found == [
+        "method.targets: targets: no linear layer's name ends with `to_w`",
+        "method.alpha_pattern: alpha_pattern: no adapted layer's name ends with `to_v`",
+        "method.rank: rank 8 is more than `blocks.0.to_q` has, 7; 2 of 2 layers are too narrow",
+    ]
+    with pytest.raises(ForgeError) as raised:
+        find_targets(TinyNet(), LoraOptions(**options))
+    assert [f"[method] {what.split(': ', 1)[1]}" for what in found] == [each.what for each in raised.value.problems]
 
 
 def test_merging_into_another_network(tmp_path):
