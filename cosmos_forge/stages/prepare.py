@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from cosmos_forge import events
 from cosmos_forge.errors import ForgeError
@@ -18,7 +19,7 @@ from cosmos_forge.files import write_text
 from cosmos_forge.kinds import Dataset, LatentTokenizer, Parallelism, TextEncoder
 from cosmos_forge.run import Run
 from cosmos_forge.training.data import PreparedClip, latents_shape, save_tensors, write_index
-from cosmos_forge.types import Context
+from cosmos_forge.types import Clip, Context
 from cosmos_forge.worker import component
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
             if not (path.exists() and facts.exists()):
                 clip = dataset[index]
                 tokenizer = tokenizer or component(plan, "latent_tokenizer", context)
-                video = clip.frames_CTHW[None].to(context.device, torch.float32) / 127.5 - 1
-                save_tensors(path, {"latents": tokenizer.encode(video)[0]})
+                save_tensors(path, {"latents": encode_clip(tokenizer, clip, context.device)})
                 write_text(facts, json.dumps({"fps": clip.fps}))
             captions[index] = (dataset.caption(index), json.loads(facts.read_text())["fps"])
         except ForgeError as error:
@@ -67,6 +67,15 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     encode_texts(plan, context, texts, [*(caption for caption, _ in captions.values()), *negative])
     _free(context)
     _write(plan, run, dataset, captions, rejected, latents.path, texts.path)
+
+
+def encode_clip(tokenizer: LatentTokenizer, clip: Clip, device: torch.device) -> Tensor:
+    """Latents, CTHW. Raises ForgeError where they are not finite: no step with this clip could change anything."""
+    video_BCTHW = clip.frames_CTHW[None].to(device, torch.float32) / 127.5 - 1
+    latents_CTHW = tokenizer.encode(video_BCTHW)[0]
+    if not latents_CTHW.isfinite().all():
+        raise ForgeError("its latents are not finite", "look at the clip; precision = fp32 may help")
+    return latents_CTHW
 
 
 class Cache:

@@ -46,6 +46,9 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
         context.emit(events.Note(what, warning=True))
 
     work = assemble(plan, run, context, parallelism)
+    if work.step > options.steps:
+        what = f"train.steps = {options.steps}, but the newest checkpoint is of step {work.step}"
+        raise ForgeError(what, f"train.steps = {work.step} or more, or a run of its own with --name")
     model, net, optimizer, parameters = work.model, work.model.net, work.optimizer, list(work.parameters.values())
     share = Share(options, world)
     stop = StopRequest()
