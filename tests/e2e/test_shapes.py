@@ -9,7 +9,8 @@ from cosmos_forge import video
 
 FOLDER = [
     *("dataset.use=video-folder", "dataset.path=data", "dataset.num_frames=17", "dataset.height=32"),
-    *("dataset.width=48", "dataset.other_sizes=[[17, 48, 32], [9, 32, 48]]", "prepare.held_out=2"),
+    *("dataset.width=48", "dataset.other_sizes=[[17, 48, 32], [9, 32, 48]]", "model.given_frames_max=1"),
+    "prepare.held_out=2",
 ]
 TRAIN = ["train.steps=6", "train.batch_size=2", "prepare.cache=shared", "stages=['prepare', 'train', 'export']"]
 
