@@ -79,6 +79,8 @@ class Lora:
         trained = self.trainable(net)
         count = sum(parameter.numel() for parameter in trained.values())
         from_where = f", going on from {found.path}" if found else ""
+        if found and not found.scales:
+            from_where = f", scaled as set here, since the file does not tell its scale{from_where}"
         return (
             f"{len(layers)} of {len(names)} layers adapted, {count:,} parameters ({len(trained)} tensors){from_where}"
         )
