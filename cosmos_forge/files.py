@@ -46,6 +46,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def settle(path: Path) -> None:
+    """Waits until a file's content is on the disk, so that after a power cut too a name given later stands for all."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def sweep(folder: Path, shared: bool = False) -> None:
     """Removes the temporaries that killed processes left in `folder` and below.
 

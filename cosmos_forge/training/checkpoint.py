@@ -23,7 +23,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from cosmos_forge.errors import ForgeError, show_path
-from cosmos_forge.files import write_json
+from cosmos_forge.files import settle, write_json
 from cosmos_forge.training.pieces import in_pieces, place_of
 
 LISTED = 4  # names that an error shows
@@ -68,6 +68,7 @@ def commit(partial: Path, final: Path, state: Mapping[str, Any]) -> None:
     """Makes a checkpoint of a folder in which every process's pieces are. state: JSON values, the step and the index
     ("tensors") among them."""
     write_json(partial / "state.json", state)
+    settle(partial / "state.json")
     _remove(final)
     partial.rename(final)
 
