@@ -1,5 +1,7 @@
 """The order in which training takes clips."""
 
+import os
+
 import pytest
 import torch
 
@@ -7,7 +9,17 @@ from cosmos_forge.errors import ForgeError
 from cosmos_forge.stages.options import TrainOptions
 from cosmos_forge.stages.prepare import choose_held_out
 from cosmos_forge.stages.train import Share
-from cosmos_forge.training.data import Order, PreparedClip, clip_at, generator, pad_text, require_tensors
+from cosmos_forge.training.data import (
+    Order,
+    PreparedClip,
+    clip_at,
+    generator,
+    pad_text,
+    read_facts,
+    require_tensors,
+    save_latents,
+    save_tensors,
+)
 from cosmos_forge.types import World
 
 
@@ -89,17 +101,26 @@ def test_holding_out_everything_is_refused():
 def test_a_cache_that_was_cleared_is_told(tmp_path):
     def clip(name):
         for part in ("latents", "texts"):
-            (tmp_path / part).mkdir(exist_ok=True)
-            (tmp_path / part / name).touch()
+            save_tensors(tmp_path / part / name, {"latents": torch.ones(3)})
         return PreparedClip(name, False, 24.0, "", str(tmp_path / "latents" / name), str(tmp_path / "texts" / name))
 
     clips = [clip("a"), clip("b"), clip("c")]
     require_tensors(clips)
     (tmp_path / "latents" / "a").unlink()
-    (tmp_path / "texts" / "c").unlink()
+    os.truncate(tmp_path / "texts" / "c", 40)
     with pytest.raises(ForgeError, match=f"2 of 3 prepared clips are gone from {tmp_path}") as error:
         require_tensors(clips)
     assert "`forge prepare`" in error.value.problems[0].fix
+
+
+def test_what_is_known_of_latents_without_reading_them(tmp_path):
+    path = tmp_path / "a.safetensors"
+    assert read_facts(path) is None
+    save_latents(path, torch.zeros(16, 3, 4, 6, dtype=torch.bfloat16), 30000 / 1001)
+    assert read_facts(path) == ((16, 3, 4, 6), 30000 / 1001)
+    for size in (path.stat().st_size - 1, 20, 0):  # as a power cut may leave it
+        os.truncate(path, size)
+        assert read_facts(path) is None
 
 
 def test_padding_is_zero_and_masked():
