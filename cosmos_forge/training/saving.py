@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cosmos_forge.events import Event, Saved
-from cosmos_forge.files import settle
+from cosmos_forge.files import settle, share
 from cosmos_forge.training import checkpoint
 
 _PATIENCE_SECONDS = 60.0  # for other processes' files once this one has failed
@@ -132,6 +132,7 @@ class Saver:
         Python's other threads run meanwhile."""
         unnamed = path.with_name(f".{path.name}")
         save_file(self.copies, unnamed)
+        share(unnamed)
         settle(unnamed)
         unnamed.rename(path)
 

@@ -104,6 +104,9 @@ def test_all_of_it_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", fsync)
     with Saver(tmp_path, keep=1) as saver:
         saver.save(1, {"a": torch.ones(3)})
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert {path.stat().st_mode for path in checkpoint.latest(tmp_path).iterdir()} == {plain.stat().st_mode}
     assert sorted(settled) == sorted(path.stat().st_ino for path in checkpoint.latest(tmp_path).iterdir())
 
 
