@@ -108,6 +108,16 @@ def test_what_does_not_fit_is_refused_and_nothing_is_changed(tmp_path, wanted, w
     assert not any(tensor.any() for tensor in tensors.values())
 
 
+@pytest.mark.parametrize("name", ["state.json", "rank-00000.safetensors"])
+def test_a_damaged_one_is_told_with_what_helps(tmp_path, name):
+    folder = save(tmp_path, 1, {"a": torch.ones(3, 4)})
+    os.truncate(folder / name, 30)
+    for read in (lambda: checkpoint.load(folder, ""), lambda: checkpoint.restore(folder, {"a": torch.zeros(3, 4)})):
+        with pytest.raises(ForgeError, match=f"{name} is damaged") as error:
+            read()
+        assert f"remove {folder}" in error.value.problems[0].fix
+
+
 def test_only_the_newest_are_kept(tmp_path):
     for step in (1, 2, 10):
         save(tmp_path, step, {"x": torch.ones(2)})
