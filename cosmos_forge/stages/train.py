@@ -17,6 +17,7 @@ from cosmos_forge.stages.options import TrainOptions
 from cosmos_forge.training.agreement import check_agreement
 from cosmos_forge.training.assemble import assemble
 from cosmos_forge.training.data import Order, batches, generator, read_index, require_tensors, to_device
+from cosmos_forge.training.deterministic import be_deterministic
 from cosmos_forge.training.report_steps import Report, average
 from cosmos_forge.training.saving import Saver
 from cosmos_forge.training.schedule import lr_factor, why_never_reached
@@ -44,6 +45,9 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
 
     if what := why_never_reached(options):
         context.emit(events.Note(what, warning=True))
+
+    if options.deterministic:
+        be_deterministic()
 
     work = assemble(plan, run, context, parallelism)
     if work.step > options.steps:

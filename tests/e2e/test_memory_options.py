@@ -37,3 +37,13 @@ def test_small_moments_are_alike_in_every_copy(workplace):
     workplace.run("in-halves", *two, "--continue")
     assert workplace.losses("in-halves") == workplace.losses("at-once")
     assert workplace.weights("in-halves") == workplace.weights("at-once")
+
+
+@pytest.mark.slow
+def test_deterministic_training_is_the_same_on_a_cpu(workplace):
+    """Every kernel of a step, of judging and of sample videos has a deterministic form."""
+    judged = ("train.validate_every=3", "train.recompute=block")
+    workplace.run("chance", *SIX_STEPS, *judged)
+    workplace.run("strict", *SIX_STEPS, *judged, "train.deterministic=true")
+    assert workplace.losses("strict") == workplace.losses("chance")
+    assert workplace.weights("strict") == workplace.weights("chance")
