@@ -20,6 +20,7 @@ INDIFFERENT = {
     ("", "stages"),
     ("", "device"),
     ("", "compile"),
+    ("train", "deterministic"),
     ("train", "validate_every"),
     ("train", "validate_samples"),
     ("train", "log_every"),

@@ -17,6 +17,7 @@ from cosmos_forge.forecast.limits import Outlook
 from cosmos_forge.generation.sharing import count_videos, explained, planned
 from cosmos_forge.memory import Memory, Residency, sampling_memory
 from cosmos_forge.plan import SIZES, Plan
+from cosmos_forge.training.schedule import why_never_reached
 
 
 def explain(plan: Plan, outlook: Outlook | None = None) -> str:
@@ -89,6 +90,8 @@ def _facts(plan: Plan) -> dict[str, list[str]]:
         what = "{batch_size} clips a step: {micro_batch_size} at once x {accumulation} accumulated x " + who
         facts["batch"] = [(what + "; {clips} in all").format(**batch)]
         facts["epochs"] = [_epochs(plan)]
+        if never := why_never_reached(plan.train):
+            facts["warm-up"] = [never]
     if trained := _trained(plan):
         facts["trains"] = ["{trained:,} of {parameters:,} parameters".format(**trained)]
     if "sampler" in plan.tables and "generate" in plan.stages:
@@ -130,13 +133,16 @@ def _batch(plan: Plan) -> dict[str, int] | None:
 
 
 def _epochs(plan: Plan) -> str:
-    """How often training sees each clip, once it is known how many there are."""
+    """How often training sees each clip: as prepared, or about, by the files that are here."""
     index = plan.folder / "prepared" / "index.jsonl"
-    if not index.exists():
-        return "known once the clips are prepared"
-    clips = sum(not json.loads(line)["held_out"] for line in index.read_text(encoding="utf-8").splitlines())
     seen = plan.train.batch_size * plan.train.steps
-    return f"{seen / clips:.3g}: {clips} clips to train on" if clips else "none: there is no clip to train on"
+    if index.exists():
+        clips = sum(not json.loads(line)["held_out"] for line in index.read_text(encoding="utf-8").splitlines())
+        return f"{seen / clips:.3g}: {clips} clips to train on" if clips else "none: there is no clip to train on"
+    if expected := disk.count_clips(plan):
+        held_out = f", before those of {plan.prepare.held_out} files are held out" if plan.prepare.held_out else ""
+        return f"about {seen / expected:.3g}: about {expected} clips{held_out}"
+    return "known once the clips are prepared"
 
 
 def _trained(plan: Plan) -> dict[str, int] | None:

@@ -15,6 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_UMASK = os.umask(0)  # it can only be asked by changing it, which threads at work would notice
+os.umask(_UMASK)
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -28,6 +31,7 @@ def atomic(path: Path) -> Iterator[Path]:
     _remove(temporary)
     try:
         yield temporary
+        share(temporary)
         if path.is_dir():
             _remove(path)
         os.replace(temporary, path)
@@ -44,6 +48,19 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes `path` atomically, indented for people."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def share(path: Path) -> None:
+    """Lets others read a file, or all in a folder, as the umask allows: safetensors writes for its owner alone."""
+    for each in (path, *path.rglob("*")):
+        if each.is_file():
+            each.chmod(0o666 & ~_UMASK)
+
+
+def settle(path: Path) -> None:
+    """Waits until a file's content is on the disk, so that after a power cut too a name given later stands for all."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sweep(folder: Path, shared: bool = False) -> None:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 
 class DatasetOptions(Protocol):
-    """num_frames, height, width: of every clip, in pixels; of the largest, where there are several sizes.
+    """num_frames, height, width: of every clip, in pixels; of the largest, where there are several sizes. The others
+    then are `other_sizes`, [num_frames, height, width] each.
 
     One whose clips lie in video files may answer for `forge data` without being built or importing torch:
     `sources(files)` lists the files, as `types.Source`; `files` tells where a download lies, as `Context.files` does.
@@ -170,8 +171,8 @@ class Model(Protocol):
     sigmas: Sequence[float]
 
     def load(self) -> None:
-        """Fills `net` with the weights that the options name, or with fresh ones. Raises ForgeError listing every
-        missing, unexpected or misshapen key."""
+        """Fills `net` with the weights that the options name, or with fresh ones; parameters that the loss goes without
+        do not require gradients. Raises ForgeError listing every missing, unexpected or misshapen key."""
         ...
 
     def loss(self, batch: Batch, generators: Sequence[torch.Generator], sigma: float | None = None) -> Loss:

@@ -58,6 +58,12 @@ def free_gigabytes(folder: Path) -> float:
     return shutil.disk_usage(_existing(folder)).free / 1e9
 
 
+def can_write(folder: Path) -> bool:
+    """Whether this process may write to `folder`, or may make it."""
+    there = _existing(folder)
+    return there.is_dir() and os.access(there, os.W_OK)
+
+
 def same_disk(one: Path, other: Path) -> bool:
     """Whether both folders are, or would be made, on one file system."""
     return _existing(one).stat().st_dev == _existing(other).stat().st_dev

@@ -40,7 +40,7 @@ class Plan:
     @property
     def cache(self) -> Path:
         """Where prepared clips lie, shared by runs."""
-        return Path(self.prepare.cache) if self.prepare.cache else self.runs / "cache"
+        return Path(self.prepare.cache).expanduser() if self.prepare.cache else self.runs / "cache"
 
     @property
     def root(self) -> RunOptions:

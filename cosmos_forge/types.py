@@ -113,8 +113,8 @@ class Trained:
     """What training left, for a model that writes it in a form of its own.
 
     step: optimizer steps done, in which `samples` clips were seen. base: plain weights before training, by name.
-    regular, averaged: the method's results, the latter where averages were kept. merged: plain weights after training,
-    of the kind that the export chose. All on the CPU.
+    regular, averaged: the method's results, the latter where averages were kept. chosen: that of the two which the
+    export is of. merged: plain weights after training, with it. All on the CPU.
     """
 
     step: int
@@ -122,6 +122,7 @@ class Trained:
     base: Mapping[str, Tensor]
     regular: Result
     averaged: Result | None
+    chosen: Result
     merged: Mapping[str, Tensor]
 
 

@@ -33,7 +33,7 @@ def check(plan: Plan, recipe: Recipe, stages: tuple[str, ...]) -> list[Problem]:
     missing = list(_missing(plan, recipe, stages))
     whole = not missing and plan.tables.keys() >= {ROOT, *recipe.values, *stages}
     problems += missing
-    for part in (_train, _sizes, _export, generate_checks.check, sharing.check, validation_checks.check):
+    for part in (_prepare, _train, _sizes, _export, generate_checks.check, sharing.check, validation_checks.check):
         problems += part(plan, stages)
     problems += weights_to_load(plan, stages)
     problems += _plugins(plan, stages, whole)
@@ -97,15 +97,19 @@ def _missing(plan: Plan, recipe: Recipe, stages: tuple[str, ...]) -> Iterator[Pr
         yield Problem(f"[{table}] is missing from {show_path(recipe.path)}, needed {what}", where, fix)
 
 
+def _prepare(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
+    """A cache that cannot be filled."""
+    if "prepare" in stages and "prepare" in plan.tables and plan.prepare.cache and not machine.can_write(plan.cache):
+        what = f"cache = {plan.prepare.cache} is no folder that can be written to"
+        yield plan.problem("prepare", "cache", what, "choose another; by default it is `cache` beside the runs")
+
+
 def _train(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
     """Training that would change nothing, and batches that do not divide."""
     if "train" in stages and "train" in plan.tables:
         options = plan.train
         if options.lr == 0:
             yield plan.problem("train", "lr", "lr = 0 trains nothing", "1e-4 is usual for LoRA, 5e-5 for full")
-        if options.warmup_steps > options.steps:
-            what = f"warmup_steps = {options.warmup_steps} is longer than training, which has {options.steps} steps"
-            yield plan.problem("train", "warmup_steps", what, "lr is never reached; a tenth of the steps is usual")
     if not any(STAGES[stage].parallel for stage in stages) or not {"parallelism", ROOT} <= plan.tables.keys():
         return
     try:

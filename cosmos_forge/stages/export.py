@@ -69,7 +69,8 @@ def run(plan: Plan, run: Run, context: Context) -> None:
         run.leave("weights", whole)
         context.emit(events.Note(f"{len(base)} of {len(base)} tensors in {show_path(whole)}"))
     samples = step * plan.train.batch_size
-    _write_forms(plan, run, Trained(step, samples, base, results.get("regular", result), results.get("ema"), merged))
+    regular, averaged = results.get("regular", result), results.get("ema")
+    _write_forms(plan, run, Trained(step, samples, base, regular, averaged, result, merged))
 
 
 def change(base: Mapping[str, Tensor], merged: Mapping[str, Tensor]) -> str:

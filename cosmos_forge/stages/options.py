@@ -65,6 +65,11 @@ class TrainOptions(Options):
         description="what blocks compute again in the backward pass to need less memory: nothing, all but attention, "
         "or everything; auto: as little as fits on the GPU, nothing on a CPU",
     )
+    deterministic: bool = Field(
+        False,
+        description="the same bits each time on GPUs too, with as many processes; slower, attention above all. On CPUs "
+        "they are the same anyway",
+    )
     ema: bool = Field(False, description="keep power-function averaged weights (EDM2, arXiv 2312.02696)")
     ema_width: float = Field(0.1, gt=0, lt=0.28, description="relative width of the average; 0.1 as in Cosmos")
     save_every: int = Field(200, ge=1, description="steps between checkpoints")

@@ -11,18 +11,22 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from cosmos_forge import events
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.files import write_text
 from cosmos_forge.kinds import Dataset, LatentTokenizer, Parallelism, TextEncoder
 from cosmos_forge.run import Run
-from cosmos_forge.training.data import PreparedClip, latents_shape, save_tensors, write_index
-from cosmos_forge.types import Context
+from cosmos_forge.training.data import PreparedClip, is_whole, read_facts, save_latents, save_tensors, write_index
+from cosmos_forge.types import Clip, Context
 from cosmos_forge.worker import component
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
+
+# By a clip's index: its caption, the shape of its latents, and its frames a second.
+Found = dict[int, tuple[str, tuple[int, ...], float]]
 
 
 def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> None:
@@ -39,19 +43,19 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     latents = Cache(plan, context, "latent_tokenizer")
     texts = Cache(plan, context, "text_encoder")
     tokenizer: LatentTokenizer | None = None
-    captions: dict[int, tuple[str, float]] = {}
+    found: Found = {}
     for index in range(world.rank, total, world.size):
         context.emit(events.Progress("clips", index, total, "clips"))
         path = latents.path(dataset.fingerprint(index))
-        facts = path.with_suffix(".json")
         try:
-            if not (path.exists() and facts.exists()):
+            facts = read_facts(path)
+            if facts is None:
                 clip = dataset[index]
                 tokenizer = tokenizer or component(plan, "latent_tokenizer", context)
-                video = clip.frames_CTHW[None].to(context.device, torch.float32) / 127.5 - 1
-                save_tensors(path, {"latents": tokenizer.encode(video)[0]})
-                write_text(facts, json.dumps({"fps": clip.fps}))
-            captions[index] = (dataset.caption(index), json.loads(facts.read_text())["fps"])
+                latents_CTHW = encode_clip(tokenizer, clip, context.device)
+                save_latents(path, latents_CTHW, clip.fps)
+                facts = tuple(latents_CTHW.shape), clip.fps
+            found[index] = (dataset.caption(index), *facts)
         except ForgeError as error:
             reason = error.problems[0].what
             rejected.append((dataset.key(index), reason))
@@ -60,13 +64,22 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     del tokenizer
     _free(context)
 
-    captions, rejected = _from_everyone(captions, rejected, world.size)
+    found, rejected = _from_everyone(found, rejected, world.size)
     # Videos that training makes now and then are led away from this text, and have no text encoder at hand.
     samples = "train" in plan.tables and plan.train.validate_every and plan.generate.guidance
     negative = [plan.generate.negative_prompt] if samples and plan.generate.negative_prompt else []
-    encode_texts(plan, context, texts, [*(caption for caption, _ in captions.values()), *negative])
+    encode_texts(plan, context, texts, [*(caption for caption, *_ in found.values()), *negative])
     _free(context)
-    _write(plan, run, dataset, captions, rejected, latents.path, texts.path)
+    _write(plan, run, dataset, found, rejected, latents.path, texts.path)
+
+
+def encode_clip(tokenizer: LatentTokenizer, clip: Clip, device: torch.device) -> Tensor:
+    """Latents, CTHW. Raises ForgeError where they are not finite: no step with this clip could change anything."""
+    video_BCTHW = clip.frames_CTHW[None].to(device, torch.float32) / 127.5 - 1
+    latents_CTHW = tokenizer.encode(video_BCTHW)[0]
+    if not latents_CTHW.isfinite().all():
+        raise ForgeError("its latents are not finite", "look at the clip; precision = fp32 may help")
+    return latents_CTHW
 
 
 class Cache:
@@ -91,7 +104,7 @@ def encode_texts(plan: Plan, context: Context, cache: Cache, prompts: Iterable[s
     Only real tokens are kept. One prompt at a time: in a batch, rounding would depend on its company.
     """
     world = context.world
-    missing = [prompt for prompt in sorted(set(prompts))[world.rank :: world.size] if not cache.path(prompt).exists()]
+    missing = [prompt for prompt in sorted(set(prompts))[world.rank :: world.size] if not is_whole(cache.path(prompt))]
     if missing:
         encoder: TextEncoder = component(plan, "text_encoder", context)
         for done, prompt in enumerate(missing):
@@ -107,24 +120,25 @@ def _write(
     plan: Plan,
     run: Run,
     dataset: Dataset,
-    captions: dict[int, tuple[str, float]],
+    found: Found,
     rejected: list[tuple[str, str]],
     latents: Callable[[str], Path],
     texts: Callable[[str], Path],
 ) -> None:
-    keys = {index: dataset.key(index) for index in sorted(captions)}
+    keys = {index: dataset.key(index) for index in sorted(found)}
     held_out = choose_held_out({key.split("#")[0] for key in keys.values()}, plan.prepare.held_out, plan.root.seed)
     clips = [
         PreparedClip(
             key=key,
             held_out=key.split("#")[0] in held_out,
-            fps=captions[index][1],
-            caption=captions[index][0],
+            fps=fps,
+            caption=caption,
             latents=str(latents(dataset.fingerprint(index)).resolve()),
-            text=str(texts(captions[index][0]).resolve()),
-            shape=latents_shape(latents(dataset.fingerprint(index))),
+            text=str(texts(caption).resolve()),
+            shape=shape,
         )
         for index, key in keys.items()
+        for caption, shape, fps in [found[index]]
     ]
     write_text(run.folder / "rejected.jsonl", "".join(json.dumps({"key": k, "reason": r}) + "\n" for k, r in rejected))
     if not clips:
@@ -143,15 +157,13 @@ def choose_held_out(sources: set[str], count: int, seed: int) -> set[str]:
     return set(sorted(sources, key=lambda source: hashlib.sha256(f"{seed} {source}".encode()).digest())[:count])
 
 
-def _from_everyone(
-    captions: dict[int, tuple[str, float]], rejected: list[tuple[str, str]], size: int
-) -> tuple[dict[int, tuple[str, float]], list[tuple[str, str]]]:
+def _from_everyone(found: Found, rejected: list[tuple[str, str]], size: int) -> tuple[Found, list[tuple[str, str]]]:
     """What all processes found; the clips that a dataset rejects by itself are the same for all."""
     if size == 1:
-        return captions, rejected
+        return found, rejected
     everyone: list = [None] * size
-    dist.all_gather_object(everyone, (captions, rejected))
-    merged = {index: found for theirs, _ in everyone for index, found in theirs.items()}
+    dist.all_gather_object(everyone, (found, rejected))
+    merged = {index: each for theirs, _ in everyone for index, each in theirs.items()}
     return merged, list(dict.fromkeys(item for _, theirs in everyone for item in theirs))
 
 

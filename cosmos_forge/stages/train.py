@@ -16,10 +16,11 @@ from cosmos_forge.run import Run
 from cosmos_forge.stages.options import TrainOptions
 from cosmos_forge.training.agreement import check_agreement
 from cosmos_forge.training.assemble import assemble
-from cosmos_forge.training.data import Order, batches, generator, read_index, to_device
+from cosmos_forge.training.data import Order, batches, generator, read_index, require_tensors, to_device
+from cosmos_forge.training.deterministic import be_deterministic
 from cosmos_forge.training.report_steps import Report, average
 from cosmos_forge.training.saving import Saver
-from cosmos_forge.training.schedule import lr_factor
+from cosmos_forge.training.schedule import lr_factor, why_never_reached
 from cosmos_forge.training.speed import Speed
 from cosmos_forge.training.validate import Validation
 from cosmos_forge.types import Context, World
@@ -36,11 +37,22 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     samples.
     """
     options, world = plan.train, context.world
-    clips = [clip for clip in read_index(run.prepared) if not clip.held_out]
+    prepared = read_index(run.prepared)
+    require_tensors(prepared)
+    clips = [clip for clip in prepared if not clip.held_out]
     if not clips:
         raise ForgeError("no clips are left to train on", "lower prepare.held_out, or add clips")
 
+    if what := why_never_reached(options):
+        context.emit(events.Note(what, warning=True))
+
+    if options.deterministic:
+        be_deterministic()
+
     work = assemble(plan, run, context, parallelism)
+    if work.step > options.steps:
+        what = f"train.steps = {options.steps}, but the newest checkpoint is of step {work.step}"
+        raise ForgeError(what, f"train.steps = {work.step} or more, or a run of its own with --name")
     model, net, optimizer, parameters = work.model, work.model.net, work.optimizer, list(work.parameters.values())
     share = Share(options, world)
     stop = StopRequest()
@@ -78,6 +90,8 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
             # A step with gradients that are not finite is left out without asking the device: AdamW reads the flag.
             left_out = (~torch.isfinite(grad_norm)).float()
             optimizer.grad_scale, optimizer.found_inf = None, left_out  # type: ignore[attr-defined]
+            # Where moments are rounded by chance, copies of the weights must meet the same.
+            torch.manual_seed(generator(context.seed, "rounding", step).initial_seed())
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if work.ema:

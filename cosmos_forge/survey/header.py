@@ -60,6 +60,9 @@ def read_header(path: Path) -> Header:
             times = sorted(time for time in shown if time is not None)
             if len(times) < len(shown):
                 raise Unreadable("its frames carry no times; encode it again")
+            keys = [packet.pts for packet in packets if packet.is_keyframe and packet.pts is not None]
+            if not keys or min(keys) > times[0]:
+                raise Unreadable("its first frames need others, which are missing; encode it again")
             fps, tick = float(stream.average_rate), float(stream.time_base)
             if stream.codec_context is None:
                 raise Unreadable("it is encoded in a way that is not known here; encode it again, as H.264")

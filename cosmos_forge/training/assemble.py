@@ -91,10 +91,12 @@ def _optimizer(parameters: dict[str, nn.Parameter], options: TrainOptions) -> to
 
 
 def _resume(assembly: Assembly, folder: Path) -> None:
-    """Restores weights, averages and optimizer state in place."""
+    """Restores weights, averages and optimizer state in place. A parameter that never got a gradient has no state."""
     saved = checkpoint.read_state(folder)
     optimizer = assembly.optimizer
-    for parameter in assembly.parameters.values():
+    for name, parameter in assembly.parameters.items():
+        if f"optimizer/{name}/step" not in saved["tensors"]:
+            continue
         if isinstance(optimizer, AdamW8bit):
             optimizer.state[parameter] = optimizer.start(parameter)
         else:

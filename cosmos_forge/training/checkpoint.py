@@ -14,16 +14,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cosmos_forge.files import write_json
+from cosmos_forge.errors import ForgeError, show_path
+from cosmos_forge.files import settle, write_json
 from cosmos_forge.training.pieces import in_pieces, place_of
+
+LISTED = 4  # names that an error shows
 
 
 def describe(tensors: Mapping[str, Tensor], rank: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -65,6 +69,7 @@ def commit(partial: Path, final: Path, state: Mapping[str, Any]) -> None:
     """Makes a checkpoint of a folder in which every process's pieces are. state: JSON values, the step and the index
     ("tensors") among them."""
     write_json(partial / "state.json", state)
+    settle(partial / "state.json")
     _remove(final)
     partial.rename(final)
 
@@ -97,13 +102,19 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """What `state.json` says."""
-    return dict(json.loads((checkpoint / "state.json").read_text()))
+    """What `state.json` says. Raises ForgeError where it is damaged."""
+    path = checkpoint / "state.json"
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise _damaged(path, error) from None
 
 
 def restore(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Fills `tensors` in place, each process what it holds of them. Raises KeyError for a name that was not saved."""
+    """Fills `tensors` in place, each process what it holds of them. Raises ForgeError, before anything is changed,
+    where what was saved is not these, in name and shape; and where a file is damaged."""
     index = read_state(checkpoint)["tensors"]
+    _require_fit(checkpoint, {name: entry["shape"] for name, entry in index.items()}, tensors)
     for name, tensor in tensors.items():
         offset, local = _piece(tensor)
         with torch.no_grad():
@@ -111,17 +122,33 @@ def restore(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
-    """Whole tensors, on the CPU, of the names that start with `prefix`, which is cut off."""
+    """Whole tensors, on the CPU, of the names that start with `prefix`, which is cut off. Raises ForgeError where a
+    file is damaged."""
     index = read_state(checkpoint)["tensors"]
     whole = {}
     for name, entry in index.items():
         if name.startswith(prefix):
-            with safe_open(checkpoint / entry["pieces"][0]["file"], framework="pt") as file:
+            with _opened(checkpoint / entry["pieces"][0]["file"]) as file:
                 dtype = file.get_tensor(name).dtype if not entry["shape"] else file.get_slice(name)[:1].dtype
             tensor = torch.empty(entry["shape"], dtype=dtype)
             _fill(tensor, (0,) * tensor.ndim, name, entry["pieces"], checkpoint)
             whole[name[len(prefix) :]] = tensor
     return whole
+
+
+def _require_fit(checkpoint: Path, saved: Mapping[str, list[int]], tensors: Mapping[str, Tensor]) -> None:
+    sorts = {
+        "missing": [name for name in tensors if name not in saved],
+        "that it has no use for": [name for name in saved if name not in tensors],
+        "of another shape": [name for name, each in tensors.items() if saved.get(name, [*each.shape]) != [*each.shape]],
+    }
+    lines = [f"{len(names)} {sort}: {', '.join(names[:LISTED])}" for sort, names in sorts.items() if names]
+    if lines:
+        raise ForgeError(
+            f"{show_path(checkpoint)} does not fit what is to be trained: {'; '.join(lines)}",
+            "undo what was changed of [method], [model] and [train], or start a run of its own with --name, which "
+            "model.weights = run:NAME@newest lets begin from these weights",
+        )
 
 
 def _remove(folder: Path) -> None:
@@ -140,13 +167,27 @@ def _fill(local: Tensor, offset: tuple[int, ...], name: str, pieces: list[dict[s
         ]
         if any(start >= stop for start, stop in zip(starts, stops, strict=True)):
             continue
-        with safe_open(checkpoint / piece["file"], framework="pt") as file:
+        with _opened(checkpoint / piece["file"]) as file:
             if not starts:
                 local.copy_(file.get_tensor(name))
                 continue
             there = tuple(slice(a - o, b - o) for a, b, o in zip(starts, stops, piece["offset"], strict=True))
             here = tuple(slice(a - o, b - o) for a, b, o in zip(starts, stops, offset, strict=True))
             local[here].copy_(file.get_slice(name)[there])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> ForgeError:
+    fix = f"remove {show_path(path.parent)}; an older checkpoint counts then, if there is one"
+    return ForgeError(f"{show_path(path)} is damaged: {error}", fix)
 
 
 def _piece(tensor: Tensor) -> tuple[tuple[int, ...], Tensor]:

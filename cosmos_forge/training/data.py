@@ -12,11 +12,11 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cosmos_forge.errors import ForgeError
+from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.files import atomic, write_text
 from cosmos_forge.types import Batch, TextEmbedding
 
@@ -48,16 +48,42 @@ def read_index(path: Path) -> list[PreparedClip]:
     return [PreparedClip(**{**row, "shape": tuple(row.get("shape", ()))}) for row in rows]
 
 
-def latents_shape(path: Path) -> tuple[int, ...]:
-    """(C, T, H, W) of a clip's latents, without reading them."""
+def require_tensors(clips: Sequence[PreparedClip]) -> None:
+    """Raises ForgeError where the cache no longer holds what was prepared."""
+    bad = {path for path in {path for clip in clips for path in (clip.latents, clip.text)} if not is_whole(Path(path))}
+    if gone := [clip for clip in clips if bad & {clip.latents, clip.text}]:
+        where = show_path(Path(gone[0].latents).parent.parent)
+        what = f"the tensors of {len(gone)} of {len(clips)} prepared clips are gone from {where}, or damaged"
+        raise ForgeError(what, "`forge prepare` with this recipe encodes them again")
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a safetensors file is there, with all of its tensors; after a power cut it may not be."""
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
+
+
+def save_latents(path: Path, latents_CTHW: Tensor, fps: float) -> None:
+    """Writes a clip's latents, atomically."""
+    save_tensors(path, {"latents": latents_CTHW}, fps=repr(fps))
+
+
+def read_facts(path: Path) -> tuple[tuple[int, ...], float] | None:
+    """(C, T, H, W) of a clip's latents, which are not read, and its frames a second; None where they are not there."""
+    if not is_whole(path):
+        return None
     with safe_open(path, framework="pt") as file:
-        return tuple(file.get_slice("latents").get_shape())
+        fps = (file.metadata() or {}).get("fps")
+        return (tuple(file.get_slice("latents").get_shape()), float(fps)) if fps else None
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Writes a safetensors file atomically."""
+def save_tensors(path: Path, tensors: dict[str, Tensor], **facts: str) -> None:
+    """Writes a safetensors file atomically, with `facts` in its header."""
     with atomic(path) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, facts)
 
 
 def pad_text(tokens_LD: Tensor, max_tokens: int) -> TextEmbedding:

@@ -9,7 +9,6 @@ process that has failed, which ends it, and with it all.
 from __future__ import annotations
 
 import math
-import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cosmos_forge.events import Event, Saved
+from cosmos_forge.files import settle, share
 from cosmos_forge.training import checkpoint
 
 _PATIENCE_SECONDS = 60.0  # for other processes' files once this one has failed
@@ -132,8 +132,8 @@ class Saver:
         Python's other threads run meanwhile."""
         unnamed = path.with_name(f".{path.name}")
         save_file(self.copies, unnamed)
-        with unnamed.open("rb") as file:
-            os.fsync(file.fileno())
+        share(unnamed)
+        settle(unnamed)
         unnamed.rename(path)
 
     def _wait_for_all(self, partial: Path) -> None:

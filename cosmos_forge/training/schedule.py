@@ -1,6 +1,11 @@
-"""The learning rate over a run."""
+"""The learning rate over a run. Imports no torch."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cosmos_forge.stages.options import TrainOptions
 
 WARMUP_START = 1e-6  # upstream's f_start
 
@@ -17,3 +22,12 @@ def lr_factor(step: int, warmup_steps: int, *, steps: int, start: float = WARMUP
     if steps <= warmup_steps:
         return 1.0
     return final + (1.0 - final) * (steps - step) / (steps - warmup_steps)
+
+
+def why_never_reached(options: TrainOptions) -> str:
+    """That the warm-up outlasts training, so that the learning rate is never reached; empty where it does not."""
+    steps, warmup_steps = options.steps, options.warmup_steps
+    if warmup_steps <= steps:
+        return ""
+    last = f"the last at {lr_factor(steps - 1, warmup_steps, steps=steps):.4g} of it"
+    return f"train.lr is never reached: its warm-up has {warmup_steps} steps, training {steps}, {last}"

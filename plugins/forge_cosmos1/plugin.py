@@ -181,23 +181,25 @@ class Video2WorldOptions(Options):
     def _check_latents(self, plan: Plan) -> Iterator[Problem]:
         if "latent_tokenizer" not in plan.tables:
             return
-        sizes: dict[tuple[int, ...], str] = {}  # each with the table that asks for it
+        sizes: dict[tuple[int, ...], tuple[str, str]] = {}  # each with the table, and perhaps the key, that asks for it
         if "dataset" in plan.tables:
             data = plan.options("dataset")
-            sizes[data.num_frames, data.height, data.width] = "dataset"
+            sizes[data.num_frames, data.height, data.width] = ("dataset", "")
+            sizes |= {tuple(size): ("dataset", "other_sizes") for size in getattr(data, "other_sizes", [])}
         if "generate" in plan.tables:
-            sizes.setdefault(plan.video_size(), "generate")
-        for size, table in sizes.items():
+            sizes.setdefault(plan.video_size(), ("generate", ""))
+        for size, (table, among) in sizes.items():
             try:
                 channels, *latents = plan.options("latent_tokenizer").latent_shape(*size)
             except ValueError:
                 continue  # reported by the plan itself
-            yield from self._check_size(plan, table, size, channels, latents)
+            yield from self._check_size(plan, table, among, size, channels, latents)
 
     def _check_size(
-        self, plan: Plan, table: str, size: Sequence[int], channels: int, latents: Sequence[int]
+        self, plan: Plan, table: str, among: str, size: Sequence[int], channels: int, latents: Sequence[int]
     ) -> Iterator[Problem]:
-        """Of clips or videos of `size` (frames, height, width) with these latents."""
+        """Of clips or videos of `size` (frames, height, width) with these latents. among: the key of several sizes."""
+        prefix = f"{among}: " if among else ""
         config = VARIANTS[self.variant]
         if channels != config.latent_channels:
             what = f"latents of {channels} channels do not fit the model, which takes {config.latent_channels}"
@@ -205,11 +207,11 @@ class Video2WorldOptions(Options):
         keys, patches = ("num_frames", "height", "width"), (1, PATCH, PATCH)
         for key, pixels, latent, patch, most in zip(keys, size, latents, patches, config.max_size, strict=True):
             if latent % patch:
-                what = f"{key} = {pixels} gives {latent} latents, which the model cannot pair"
-                yield plan.problem(table, key, what, f"choose a {key} that gives an even number")
+                what = f"{prefix}{key} = {pixels} gives {latent} latents, which the model cannot pair"
+                yield plan.problem(table, among or key, what, f"choose a {key} that gives an even number")
             if latent > most:
-                what = f"{key} = {pixels} gives {latent} latents, the model takes at most {most}"
-                yield plan.problem(table, key, what, f"choose a smaller {key}")
+                what = f"{prefix}{key} = {pixels} gives {latent} latents, the model takes at most {most}"
+                yield plan.problem(table, among or key, what, f"choose a smaller {key}")
         if table == "dataset" and latents[0] <= self.given_frames_max:
             what = f"given_frames_max = {self.given_frames_max} leaves nothing to learn of {latents[0]} latent frames"
             fix = f"at most {latents[0] - 1}, or longer clips"

@@ -132,6 +132,7 @@ class Video2World:
                 allow_missing=options.allow_missing,
             )
             context.emit(Note(said))
+        self.net.logvar.requires_grad_(options.learned_variance)
 
     def loss(self, batch: Batch, generators: Sequence[torch.Generator], sigma: float | None = None) -> Loss:
         draws = self.draw(batch, generators)

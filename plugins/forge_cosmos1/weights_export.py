@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -79,7 +79,7 @@ def diffusers(options: Video2WorldOptions, trained: Trained) -> Files:
         }
         return {"diffusers": lambda folder: _pipeline(options, entries, folder)}
     tensors = {}
-    for layer, part, value in _scaled(trained.averaged or trained.regular):
+    for layer, part, value in _scaled(trained.chosen):
         theirs = to_diffusers(f"{layer}.weight")
         if theirs is None:
             raise ForgeError(f"diffusers has no name for the layer `{layer}`", "export without the form diffusers")
@@ -107,13 +107,20 @@ def _reference_names(result: Result) -> dict[str, Tensor]:
 
 
 def _scaled(result: Result) -> list[tuple[str, str, Tensor]]:
-    """Layer, part and value of peft's tensors; up is multiplied by alpha / rank."""
+    """Layer, part and value of peft's tensors; up is multiplied by the layer's alpha / rank."""
     config = json.loads(result.texts[PEFT_CONFIG])
-    scale = config["lora_alpha"] / config["r"]
     found = []
     for name, value in result.tensors.items():
         match = PEFT.fullmatch(name)
         if match is None:
             raise ForgeError(f"`{name}` is none of an adapter's tensors", "export without other forms")
-        found.append((match["layer"], match["part"], value * scale if match["part"] == "lora_B" else value))
+        layer, part = match["layer"], match["part"]
+        alpha, rank = (_own(layer, config, *keys) for keys in (("alpha_pattern", "lora_alpha"), ("rank_pattern", "r")))
+        found.append((layer, part, value * alpha / rank if part == "lora_B" else value))
     return found
+
+
+def _own(layer: str, config: Mapping[str, Any], patterns: str, otherwise: str) -> float:
+    """A layer's alpha or rank, as peft reads its configuration: the first pattern that its name ends with counts."""
+    found = config.get(patterns) or {}
+    return next((value for end, value in found.items() if re.fullmatch(rf"(.*\.)?({end})", layer)), config[otherwise])

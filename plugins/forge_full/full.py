@@ -12,19 +12,20 @@ from forge_full.plugin import FullOptions
 
 
 class Full:
-    """`kinds.Method` that trains all there is."""
+    """`kinds.Method` that trains all that the model lets train."""
 
     def __init__(self, options: FullOptions, context: Context) -> None:
         pass
 
     def adapt(self, net: nn.Module) -> str:
         """Changes nothing."""
-        return f"all {sum(parameter.numel() for parameter in net.parameters()):,} parameters train"
+        total = sum(parameter.numel() for parameter in net.parameters())
+        count = sum(parameter.numel() for parameter in self.trainable(net).values())
+        return f"all {total:,} parameters train" if count == total else f"{count:,} of {total:,} parameters train"
 
     def trainable(self, net: nn.Module) -> dict[str, nn.Parameter]:
-        """Every parameter."""
-        net.requires_grad_(True)
-        return dict(net.named_parameters())
+        """Every parameter but those that take no part in the loss."""
+        return {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
 
     def result(self, state: Mapping[str, Tensor]) -> Result:
         """The weights themselves."""

@@ -7,7 +7,6 @@ the rank.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +31,7 @@ from forge_lora.files import (
     peft_config,
     read_adapters,
 )
-from forge_lora.plugin import LoraOptions, ends
+from forge_lora.plugin import LoraOptions
 
 Change = Callable[[Tensor], Tensor]
 
@@ -80,6 +79,8 @@ class Lora:
         trained = self.trainable(net)
         count = sum(parameter.numel() for parameter in trained.values())
         from_where = f", going on from {found.path}" if found else ""
+        if found and not found.scales:
+            from_where = f", scaled as set here, since the file does not tell its scale{from_where}"
         return (
             f"{len(layers)} of {len(names)} layers adapted, {count:,} parameters ({len(trained)} tensors){from_where}"
         )
@@ -202,38 +203,8 @@ def _setting(key: str, value: float, unlike: Sequence[str], every: Mapping[str, 
 
 def find_targets(net: nn.Module, options: LoraOptions) -> list[str]:
     """Names of the linear layers whose names end, at a dot, with what one of the targets matches, in the order of
-    `net`.
-
-    Raises ForgeError, naming all faults: a target or pattern without a layer, a layer narrower than the rank.
-    """
-    targets = options.targets
-    linear = {name: module for name, module in net.named_modules() if isinstance(module, nn.Linear)}
-    problems = [
-        Problem(f"[method] targets: no linear layer's name ends with `{target}`", fix=_nearest(target, list(linear)))
-        for target in targets
-        if not any(ends(name, target) for name in linear)
-    ]
-    names = [name for name in linear if any(ends(name, target) for target in targets)]
-    for key in ("rank_pattern", "alpha_pattern"):
-        for end in getattr(options, key):
-            if not any(ends(name, end) for name in names):
-                what = f"[method] {key}: no adapted layer's name ends with `{end}`"
-                problems.append(Problem(what, fix=_nearest(end, names)))
-    for name in names:
-        rank = options.rank_of(name)
-        narrow = min(linear[name].in_features, linear[name].out_features)
-        if rank > narrow:
-            problems.append(Problem(f"[method] rank {rank} is more than `{name}` has, {narrow}", fix="lower the rank"))
-    if problems:
+    `net`. Raises ForgeError, naming all faults: see `LoraOptions.misfits`."""
+    linear = {name: module.weight.shape for name, module in net.named_modules() if isinstance(module, nn.Linear)}
+    if problems := [Problem(f"[method] {what}", fix=fix) for _, what, fix in options.misfits(linear)]:
         raise ForgeError(problems)
-    return names
-
-
-def _nearest(target: str, names: Sequence[str]) -> str:
-    """The ends of names, of about its length, that look most like `target`."""
-    if not names:
-        return "this network has no linear layers"
-    parts = target.count(".") + 1
-    ends = {".".join(name.split(".")[-length:]) for name in names for length in (parts, parts + 1)}
-    close = difflib.get_close_matches(target, sorted(ends), n=3, cutoff=0.5) or sorted(names)[:3]
-    return "there are, for example, " + ", ".join(f"`{name}`" for name in close)
+    return options.adapted(linear)

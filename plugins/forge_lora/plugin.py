@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,15 +75,39 @@ class LoraOptions(Options):
 
     def trained(self, shapes: Mapping[str, Sequence[int]]) -> int:
         """How many numbers train of a network with parameters of these shapes: rank * (in + out) a layer."""
-        linear = {name[: -len(".weight")]: shape for name, shape in shapes.items() if name.endswith(".weight")}
+        linear = linear_layers(shapes)
         return sum(
-            self.rank_of(layer) * sum(shape) + (shape[0] if self.dora else 0)
-            for layer, shape in linear.items()
-            if len(shape) == 2 and any(ends(layer, target) for target in self.targets)
+            self.rank_of(layer) * sum(linear[layer]) + (linear[layer][0] if self.dora else 0)
+            for layer in self.adapted(linear)
         )
 
+    def adapted(self, layers: Iterable[str]) -> list[str]:
+        """Those that a target matches, in their order."""
+        return [layer for layer in layers if any(ends(layer, target) for target in self.targets)]
+
+    def misfits(self, linear: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, str, str]]:
+        """The key, what is wrong and a fix, of all that does not fit a network with these linear layers, of (out, in):
+        targets and patterns without a layer, and layers narrower than their rank."""
+        for target in self.targets:
+            if not any(ends(layer, target) for layer in linear):
+                yield "targets", f"targets: no linear layer's name ends with `{target}`", _nearest(target, list(linear))
+        layers = self.adapted(linear)
+        for key in ("rank_pattern", "alpha_pattern"):
+            for end in getattr(self, key):
+                if not any(ends(layer, end) for layer in layers):
+                    yield key, f"{key}: no adapted layer's name ends with `{end}`", _nearest(end, layers)
+        if narrow := [layer for layer in layers if self.rank_of(layer) > min(linear[layer])]:
+            least = min(narrow, key=lambda layer: min(linear[layer]))
+            what = f"rank {self.rank_of(least)} is more than `{least}` has, {min(linear[least])}"
+            others = f"; {len(narrow)} of {len(layers)} layers are too narrow" if len(narrow) > 1 else ""
+            yield "rank", what + others, "lower the rank, or give these layers one of their own in rank_pattern"
+
     def check(self, plan: Plan) -> Iterator[Problem]:
-        """Whether what to start from is there, and would not count twice."""
+        """Whether there are such layers, where the model's options tell; and whether what to start from is there, and
+        would not count twice."""
+        if shapes := "model" in plan.tables and getattr(plan.options("model"), "parameter_shapes", None):
+            for key, what, fix in self.misfits(linear_layers(shapes())):
+                yield plan.problem("method", key, what, fix)
         if self.start is None:
             return
         if not plan.resolve(self.start).exists():
@@ -97,6 +122,22 @@ class LoraOptions(Options):
 def ends(layer: str, target: str) -> bool:
     """Whether a layer's name ends, at a dot, with what `target` matches."""
     return re.fullmatch(rf"(?:.*\.)?(?:{target})", layer) is not None
+
+
+def linear_layers(shapes: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
+    """(out, in) of what look like linear layers among a network's parameters."""
+    weights = {name.removesuffix(".weight"): shape for name, shape in shapes.items() if name.endswith(".weight")}
+    return {layer: shape for layer, shape in weights.items() if len(shape) == 2}
+
+
+def _nearest(target: str, names: Sequence[str]) -> str:
+    """The ends of names, of about its length, that look most like `target`."""
+    if not names:
+        return "this network has no such layers"
+    parts = target.count(".") + 1
+    found = {".".join(name.split(".")[-length:]) for name in names for length in (parts, parts + 1)}
+    close = difflib.get_close_matches(target, sorted(found), n=3, cutoff=0.5) or sorted(names)[:3]
+    return "there are, for example, " + ", ".join(f"`{name}`" for name in close)
 
 
 @hookimpl

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from forge_video_folder.plugin import VideoFolderOptions
 
 NO_MP4 = "only *.mp4 files are read"
+NO_FILE = "this is a folder, or a link to nothing"
 NO_VIDEO = "there is no video of this name"
 
 
@@ -26,6 +27,8 @@ def _source(options: VideoFolderOptions, folder: Path, path: Path) -> Source:
     name = name_in(folder, path)
     if not is_mp4(path):
         return Source(name, path, reason=NO_MP4)
+    if not path.is_file():
+        return Source(name, path, reason=NO_FILE)
     try:
         return Source(name, path, read_caption(folder, path, options.caption))
     except Unreadable as error:

@@ -14,7 +14,7 @@ import torch
 from cosmos_forge import ForgeError, Problem
 from cosmos_forge.events import Note
 from cosmos_forge.types import Clip, Rejected
-from forge_video_folder.files import NO_MP4, NO_VIDEO, captions_alone, list_files, name_in, read_caption
+from forge_video_folder.files import NO_FILE, NO_MP4, NO_VIDEO, captions_alone, list_files, name_in, read_caption
 from forge_video_folder.plugin import LAYOUT, VideoFolderOptions, is_video, missing, texts_of, videos_of
 from forge_video_folder.reader import Unreadable, probe, read_frames
 from forge_video_folder.resize import resize
@@ -108,6 +108,8 @@ class VideoFolder:
         options = self.options
         if not is_video(video):
             return NO_MP4
+        if not video.is_file():
+            return NO_FILE
         try:
             found = probe(video)
             height, width = picture_size(video) if options.other_sizes else options.size[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ except ImportError:  # there is no wheel for macOS and arm64
 
 CUT_SHORT = "the file is cut short after {} frames; copy or encode it again"
 NO_TIMES = "its frames carry no times; encode it again"
+NO_START = "its first frames need others, which are missing; encode it again"
 NO_VIDEO = "this is no video, or a part of the file is missing ({})"
 
 
@@ -63,9 +65,9 @@ class Video:
 
 def probe(path: Path) -> Video:
     """Reads the file's packets without decoding them. Raises Unreadable, also where the end of the file is missing."""
-    if path.stat().st_size == 0:
-        raise Unreadable("the file is empty")
     try:
+        if path.stat().st_size == 0:
+            raise Unreadable("the file is empty")
         with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if stream is None:
@@ -81,9 +83,12 @@ def probe(path: Path) -> Video:
         if packet.pts is None or packet.dts is None:
             raise Unreadable(NO_TIMES)
         packets.append(Packet(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
-    if not packets or not fps:
+    video = Video(packets, float(fps or 0))
+    if not video.times or not fps:
         raise Unreadable("the video has no frames")
-    return Video(packets, float(fps))
+    if min((packet.shown for packet in packets if packet.key), default=math.inf) > video.times[0]:
+        raise Unreadable(NO_START)
+    return video
 
 
 def read_frames(path: Path, indices: Sequence[int]) -> np.ndarray:
@@ -92,10 +97,8 @@ def read_frames(path: Path, indices: Sequence[int]) -> np.ndarray:
     if decord and video.plain:
         try:
             return read_with_decord(path, indices)
-        except (
-            decord.DECORDError
-        ):  # it fails on some turned videos, which PyAV reads; and PyAV says better what is wrong
-            pass
+        except (decord.DECORDError, RuntimeError):
+            pass  # it fails on some turned videos, which PyAV reads; and PyAV says better what is wrong
     return read_with_pyav(path, video, indices)
 
 

@@ -26,3 +26,24 @@ def test_small_moments_go_on_from_a_checkpoint(workplace, strike):
     workplace.forge(*command)
     assert workplace.losses("struck") == workplace.losses("undisturbed")
     assert workplace.weights("struck") == workplace.weights("undisturbed")
+
+
+@pytest.mark.slow
+def test_small_moments_are_alike_in_every_copy(workplace):
+    """Else the copies of the weights would part, of which a checkpoint has only the first process's."""
+    two = (*SIX_STEPS, *EIGHT_BIT, "parallelism.use=ddp", "parallelism.num_processes=2")
+    workplace.run("at-once", *two)
+    workplace.run("in-halves", *two, "train.steps=3")
+    workplace.run("in-halves", *two, "--continue")
+    assert workplace.losses("in-halves") == workplace.losses("at-once")
+    assert workplace.weights("in-halves") == workplace.weights("at-once")
+
+
+@pytest.mark.slow
+def test_deterministic_training_is_the_same_on_a_cpu(workplace):
+    """Every kernel of a step, of judging and of sample videos has a deterministic form."""
+    judged = ("train.validate_every=3", "train.recompute=block")
+    workplace.run("chance", *SIX_STEPS, *judged)
+    workplace.run("strict", *SIX_STEPS, *judged, "train.deterministic=true")
+    assert workplace.losses("strict") == workplace.losses("chance")
+    assert workplace.weights("strict") == workplace.weights("chance")

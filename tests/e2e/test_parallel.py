@@ -93,6 +93,16 @@ def test_processes_agree_with_one(workplace, train, one, name, method):
     assert f"gradients agree across {count} processes" in said
 
 
+def test_what_takes_no_part_in_the_loss_does_not_train(workplace, train):
+    """The log-variance, where the loss goes without: in several processes, and resumed."""
+    plain = "model.learned_variance=false"
+    assert "of 732,672 parameters train" in train("plain", plain)
+    train("plain-ddp", plain, *spread("ddp", 2))
+    compare(workplace, "plain-ddp", "plain")
+    workplace.run("plain-ddp", *TRAIN, plain, *spread("ddp", 2), "train.steps=6", "--continue")
+    assert max(workplace.losses("plain-ddp")) == 6
+
+
 @pytest.mark.parametrize("use", ["single", "ddp", "fsdp"])
 def test_bfloat16_trains_float32_weights(workplace, train, one, use):
     """Losses are those of float32 to bfloat16's precision; weights take up steps that bfloat16 could not hold."""

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from cosmos_forge import ForgeError
 from cosmos_forge.launch import free_port
 from cosmos_forge.training import checkpoint
 from cosmos_forge.training.saving import Saver
@@ -87,6 +88,34 @@ def test_a_half_written_checkpoint_is_never_taken(tmp_path):
     (tmp_path / ".step-000000002.partial").mkdir()
     (tmp_path / "step-000000003").mkdir()
     assert checkpoint.latest(tmp_path).name == "step-000000001"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "what"),
+    [
+        ({"a": (3, 4)}, "1 that it has no use for: b"),
+        ({"a": (3, 4), "b": (2,), "c": (1,)}, "1 missing: c"),
+        ({"a": (5, 4), "b": (2,)}, "1 of another shape: a"),
+        ({"a": (3, 4), "c": (2,)}, "1 missing: c; 1 that it has no use for: b"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_is_changed(tmp_path, wanted, what):
+    """A smaller tensor would fill a part of a larger one."""
+    folder = save(tmp_path, 1, {"a": torch.ones(3, 4), "b": torch.ones(2)})
+    tensors = {name: torch.zeros(shape) for name, shape in wanted.items()}
+    with pytest.raises(ForgeError, match=what):
+        checkpoint.restore(folder, tensors)
+    assert not any(tensor.any() for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("name", ["state.json", "rank-00000.safetensors"])
+def test_a_damaged_one_is_told_with_what_helps(tmp_path, name):
+    folder = save(tmp_path, 1, {"a": torch.ones(3, 4)})
+    os.truncate(folder / name, 30)
+    for read in (lambda: checkpoint.load(folder, ""), lambda: checkpoint.restore(folder, {"a": torch.zeros(3, 4)})):
+        with pytest.raises(ForgeError, match=f"{name} is damaged") as error:
+            read()
+        assert f"remove {folder}" in error.value.problems[0].fix
 
 
 def test_only_the_newest_are_kept(tmp_path):

@@ -1,5 +1,7 @@
 """The order in which training takes clips."""
 
+import os
+
 import pytest
 import torch
 
@@ -7,7 +9,17 @@ from cosmos_forge.errors import ForgeError
 from cosmos_forge.stages.options import TrainOptions
 from cosmos_forge.stages.prepare import choose_held_out
 from cosmos_forge.stages.train import Share
-from cosmos_forge.training.data import Order, clip_at, generator, pad_text
+from cosmos_forge.training.data import (
+    Order,
+    PreparedClip,
+    clip_at,
+    generator,
+    pad_text,
+    read_facts,
+    require_tensors,
+    save_latents,
+    save_tensors,
+)
 from cosmos_forge.types import World
 
 
@@ -84,6 +96,31 @@ def test_adding_clips_leaves_most_held_out_where_they_are():
 def test_holding_out_everything_is_refused():
     with pytest.raises(ForgeError, match="leaves nothing to train on"):
         choose_held_out({"a", "b"}, 2, seed=0)
+
+
+def test_a_cache_that_was_cleared_is_told(tmp_path):
+    def clip(name):
+        for part in ("latents", "texts"):
+            save_tensors(tmp_path / part / name, {"latents": torch.ones(3)})
+        return PreparedClip(name, False, 24.0, "", str(tmp_path / "latents" / name), str(tmp_path / "texts" / name))
+
+    clips = [clip("a"), clip("b"), clip("c")]
+    require_tensors(clips)
+    (tmp_path / "latents" / "a").unlink()
+    os.truncate(tmp_path / "texts" / "c", 40)
+    with pytest.raises(ForgeError, match=f"2 of 3 prepared clips are gone from {tmp_path}") as error:
+        require_tensors(clips)
+    assert "`forge prepare`" in error.value.problems[0].fix
+
+
+def test_what_is_known_of_latents_without_reading_them(tmp_path):
+    path = tmp_path / "a.safetensors"
+    assert read_facts(path) is None
+    save_latents(path, torch.zeros(16, 3, 4, 6, dtype=torch.bfloat16), 30000 / 1001)
+    assert read_facts(path) == ((16, 3, 4, 6), 30000 / 1001)
+    for size in (path.stat().st_size - 1, 20, 0):  # as a power cut may leave it
+        os.truncate(path, size)
+        assert read_facts(path) is None
 
 
 def test_padding_is_zero_and_masked():

@@ -10,6 +10,7 @@ import torch
 
 from cosmos_forge import machine, video
 from cosmos_forge.errors import ForgeError
+from cosmos_forge.explain import explain
 from cosmos_forge.forecast import disk, rates
 from cosmos_forge.forecast.forecast import forecast
 from cosmos_forge.forecast.limits import look, supposed
@@ -185,6 +186,10 @@ def test_clips_that_are_here_are_counted(plan_of, tmp_path):
         plan = plan_of("quickstart", *folder, *([f"dataset.start_frame_interval={interval}"] if interval else []))
         assert disk.count_clips(plan) == clips
         assert disk.written(plan, ("prepare",))["prepared clips"] == clips * disk.clip_bytes(plan) / 1e9
+        epochs = (
+            f"# epochs      about {1200 * 8 / clips:.3g}: about {clips} clips, before those of 8 files are held out"
+        )
+        assert epochs in explain(plan)
 
 
 def test_judging_takes_time_too(plan_of):

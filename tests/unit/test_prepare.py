@@ -1,4 +1,5 @@
-"""Captions of a dataset: each encoded once, by one process, and anew when a component's local files have changed."""
+"""Captions of a dataset: each encoded once, by one process, and anew when a component's local files have changed; and
+clips whose latents would spoil every step."""
 
 from types import SimpleNamespace
 
@@ -6,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cosmos_forge import Options
+from cosmos_forge import ForgeError, Options
 from cosmos_forge.stages import prepare
 from cosmos_forge.testing import make_context
-from cosmos_forge.types import TextEmbedding, World
+from cosmos_forge.types import Clip, TextEmbedding, World
 
 PROMPTS = ["b", "a", "c", "a", "b"]
 
@@ -72,3 +73,17 @@ def test_what_changed_files_make_is_not_taken_from_the_cache(asked, tmp_path):
     one, again, other = (encode(tmp_path, version=version) for version in ("1", "1", "2"))
     assert asked == ["a", "b", "c"] * 2
     assert one.folder == again.folder != other.folder
+
+
+@pytest.mark.parametrize("spoilt", [float("nan"), float("inf")])
+def test_latents_that_are_not_finite_are_refused(spoilt):
+    class Tokenizer:
+        def encode(self, video_BCTHW):
+            return torch.where(video_BCTHW > 0.99, spoilt, video_BCTHW)
+
+    frames_CTHW = torch.full((3, 5, 4, 4), 51, dtype=torch.uint8)
+    clip, device = Clip("a", frames_CTHW, 24.0, "A."), torch.device("cpu")
+    assert prepare.encode_clip(Tokenizer(), clip, device).sum() == pytest.approx(-0.6 * 3 * 5 * 16)
+    frames_CTHW[0, 2, 1, 1] = 255
+    with pytest.raises(ForgeError, match="not finite"):
+        prepare.encode_clip(Tokenizer(), clip, device)

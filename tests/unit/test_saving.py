@@ -92,6 +92,24 @@ def test_an_error_elsewhere_does_not_cost_the_checkpoint(tmp_path, held):
     assert checkpoint.latest(tmp_path)
 
 
+def test_all_of_it_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """What a power cut could take of a checkpoint that counts."""
+    settled, settle = [], os.fsync
+
+    def fsync(file):
+        assert not list(tmp_path.glob("step-*"))
+        settled.append(os.fstat(file).st_ino)
+        settle(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with Saver(tmp_path, keep=1) as saver:
+        saver.save(1, {"a": torch.ones(3)})
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert {path.stat().st_mode for path in checkpoint.latest(tmp_path).iterdir()} == {plain.stat().st_mode}
+    assert sorted(settled) == sorted(path.stat().st_ino for path in checkpoint.latest(tmp_path).iterdir())
+
+
 def test_tensors_may_come_and_change_their_size(tmp_path):
     with Saver(tmp_path, keep=2) as saver:
         saver.save(1, {"x": torch.zeros(2)})

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,7 +26,9 @@ from forge_cosmos1.weights_names import to_diffusers
 
 OPTIONS = Video2WorldOptions(variant="tiny")
 RANK, SCALE = 3, 2.0
+OWN_RANK, OWN_SCALE = 5, 0.5  # of cross-attention's layers, told by patterns
 LAYERS = [f"net.blocks.block{b}.blocks.{part}.block.attn.to_{x}.0" for b in (0, 1) for part in (0, 1) for x in "qv"]
+CROSS = "blocks.1.block.attn."
 GOLDEN = Path(os.environ.get("FORGE_GOLDEN", Path(__file__).parents[4] / "shared" / "golden")) / "lora/b_checkpoint"
 
 
@@ -40,11 +44,17 @@ def adapters(seed: int, base: dict[str, Tensor], layers: list[str], dora: bool =
     generator, tensors = torch.Generator().manual_seed(seed), {}
     for layer in layers:
         (out, into), name = base[f"{layer}.weight"].shape, f"base_model.model.{layer}"
-        tensors[f"{name}.lora_A.weight"] = torch.randn(RANK, into, generator=generator)
-        tensors[f"{name}.lora_B.weight"] = torch.randn(out, RANK, generator=generator) * 0.1
+        rank = OWN_RANK if CROSS in layer else RANK
+        tensors[f"{name}.lora_A.weight"] = torch.randn(rank, into, generator=generator)
+        tensors[f"{name}.lora_B.weight"] = torch.randn(out, rank, generator=generator) * 0.1
         if dora:
             tensors[f"{name}.lora_magnitude_vector"] = torch.rand(out, generator=generator)
-    config = {"r": RANK, "lora_alpha": SCALE * RANK, "use_dora": dora}
+    own = [layer for layer in layers if CROSS in layer]
+    patterns = {
+        "rank_pattern": dict.fromkeys(own, OWN_RANK),
+        "alpha_pattern": dict.fromkeys(own, OWN_SCALE * OWN_RANK),
+    }
+    config = {"r": RANK, "lora_alpha": SCALE * RANK, **patterns, "use_dora": dora}
     return Result("adapter_model", tensors, {"adapter_config.json": json.dumps(config)})
 
 
@@ -53,7 +63,7 @@ def merged(base: dict[str, Tensor], result: Result) -> dict[str, Tensor]:
     tensors, whole = result.tensors, dict(base)
     for layer in {name.removeprefix("base_model.model.").split(".lora_")[0] for name in tensors}:
         down, up = (tensors[f"base_model.model.{layer}.lora_{part}.weight"] for part in "AB")
-        value = base[f"{layer}.weight"] + SCALE * up @ down
+        value = base[f"{layer}.weight"] + (OWN_SCALE if CROSS in layer else SCALE) * up @ down
         length = tensors.get(f"base_model.model.{layer}.lora_magnitude_vector")
         whole[f"{layer}.weight"] = value if length is None else value * (length / value.norm(dim=1))[:, None]
     return whole
@@ -63,7 +73,8 @@ def adapted(ema: bool = True, layers: list[str] = LAYERS, dora: bool = False) ->
     base = state(0)
     regular = adapters(1, base, layers, dora)
     averaged = adapters(2, base, layers, dora) if ema else None
-    return Trained(700, 1400, base, regular, averaged, merged(base, averaged or regular))
+    chosen = averaged or regular
+    return Trained(700, 1400, base, regular, averaged, chosen, merged(base, chosen))
 
 
 def write(files: dict[str, Any], folder: Path) -> None:
@@ -77,7 +88,8 @@ def test_whole_weights_for_the_reference(tmp_path: Path) -> None:
     base = {name: value.bfloat16() for name, value in state(0).items()}
     trains = [name for name in base if name != "net.pos_embedder.seq" and "logvar.0" not in name]
     regular, averaged = ({name: state(seed)[name] for name in trains} for seed in (1, 2))
-    trained = Trained(2000, 16000, base, Result("model", regular), Result("model", averaged), base)
+    reg, ema = Result("model", regular), Result("model", averaged)
+    trained = Trained(2000, 16000, base, reg, ema, ema, base)
     write(predict1(OPTIONS, trained), tmp_path)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
         "iter_000002000_ema_model.pt",
@@ -87,7 +99,7 @@ def test_whole_weights_for_the_reference(tmp_path: Path) -> None:
         file = torch.load(tmp_path / f"checkpoints/iter_000002000_{kind}_model.pt", weights_only=True)
         assert set(file) == set(base) and {value.dtype for value in file.values()} == {dtype}
         assert all(torch.equal(file[name], expected[name].to(dtype)) for name in trains)
-    write(predict1(OPTIONS, Trained(1, 1, base, Result("model", regular), None, base)), tmp_path / "alone")
+    write(predict1(OPTIONS, Trained(1, 1, base, reg, None, reg, base)), tmp_path / "alone")
     assert [path.name for path in (tmp_path / "alone/checkpoints").iterdir()] == ["iter_000000001_reg_model.pt"]
 
 
@@ -150,10 +162,19 @@ def test_diffusers_loads_adapters(tmp_path: Path, dora: bool) -> None:
         assert (module(x) - F.linear(x, trained.base[f"{layer}.weight"])).abs().max() > 0.1
 
 
+def test_diffusers_gets_the_weights_that_the_export_chose(tmp_path: Path) -> None:
+    """The regular ones, where they were asked for and averages are kept too."""
+    trained = adapted()
+    write(diffusers(OPTIONS, replace(trained, chosen=trained.regular)), tmp_path)
+    down = load_file(tmp_path / "pytorch_lora_weights.safetensors")
+    name = f"transformer.{to_diffusers(f'{LAYERS[0]}.weight').removesuffix('weight')}lora_A.weight"
+    assert torch.equal(down[name], trained.regular.tensors[f"base_model.model.{LAYERS[0]}.lora_A.weight"])
+
+
 def test_diffusers_loads_whole_weights(tmp_path: Path) -> None:
     theirs, after = pytest.importorskip("diffusers"), state(1)
     result = Result("model", after)
-    write(diffusers(OPTIONS, Trained(1, 1, state(0), result, None, after)), tmp_path)
+    write(diffusers(OPTIONS, Trained(1, 1, state(0), result, None, result, after)), tmp_path)
     model = theirs.CosmosTransformer3DModel.from_pretrained(tmp_path / "diffusers" / "transformer")
     for name, value in after.items():
         if there := to_diffusers(name):

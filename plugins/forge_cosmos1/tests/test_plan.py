@@ -67,6 +67,23 @@ def test_misfits_are_said(tmp_path: Path, overrides: list[str], said: str) -> No
     assert any(said in what for what in problems(tmp_path, *overrides)), problems(tmp_path, *overrides)
 
 
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        ([17, 72, 80], "other_sizes: height = 72 gives 9 latents"),
+        ([9, 64, 80], "given_frames_max = 2 leaves nothing to learn of 2 latent frames"),
+        ([17, 64, 80], ""),
+    ],
+)
+def test_further_sizes_must_fit_too(tmp_path: Path, size: list[int], said: str) -> None:
+    (tmp_path / "a.mp4").touch()
+    folder = ["dataset.use=video-folder", f"dataset.path={tmp_path}", "dataset.caption=A video."]
+    sizes = ["dataset.num_frames=17", "dataset.height=64", "dataset.width=96", f"dataset.other_sizes=[{size}]"]
+    found = problems(tmp_path, "latent_tokenizer.use=cosmos-cv8x8x8", *folder, *sizes)
+    found = [what for what in found if "not on this machine" not in what]
+    assert len(found) == bool(said) and all(said in what for what in found), found
+
+
 def test_downloads() -> None:
     """Published weights unless the recipe names others; there are none for tiny."""
     assert [need.repo for need in Video2WorldOptions().needs()] == ["nvidia/Cosmos-Predict1-7B-Video2World"]

@@ -18,6 +18,14 @@ def test_result_is_the_whole_network(tmp_path):
     assert method.adapt(net) == f"all {sum(value.numel() for value in net.state_dict().values()):,} parameters train"
 
 
+def test_what_the_model_freezes_does_not_train(tmp_path):
+    method, net = Full(FullOptions(), make_context(tmp_path)), TinyNet()
+    frozen = next(iter(dict(net.named_parameters())))
+    net.get_parameter(frozen).requires_grad_(False)
+    assert method.trainable(net).keys() == dict(net.named_parameters()).keys() - {frozen}
+    assert " of " in method.adapt(net) and not net.get_parameter(frozen).requires_grad
+
+
 def test_buffers_come_from_the_base(tmp_path):
     """Merging keeps what never trains, such as tables that are part of the published weights."""
     method = Full(FullOptions(), make_context(tmp_path))

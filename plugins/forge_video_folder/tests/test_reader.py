@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+
+import av
 import numpy as np
 import pytest
 
+from cosmos_forge.survey.header import read_header
 from forge_video_folder import reader
 from forge_video_folder.reader import Unreadable, probe, read_frames, read_with_decord, read_with_pyav
 
@@ -74,6 +79,36 @@ def test_a_cut_file_is_found_without_decoding(tmp_path, videos, movflags):
     path.write_bytes(data[: len(data) * 6 // 10])
     with pytest.raises(Unreadable, match=r"cut short after|a part of the file is missing"):
         probe(path)
+
+
+def test_a_video_that_begins_in_the_middle_is_told(tmp_path, videos):
+    """Its first key frame was cut off without encoding it again."""
+    whole, cut = videos.write(tmp_path / "a.mp4", videos.waves(20), x264="keyint=10"), tmp_path / "b.mp4"
+    with av.open(str(whole)) as source, av.open(str(cut), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for packet in list(source.demux(video=0))[1:-1]:
+            packet.stream = stream
+            container.mux(packet)
+    for read in (probe, read_header):
+        with pytest.raises(Exception, match="its first frames need others, which are missing"):
+            read(cut)
+
+
+def test_whatever_a_damaged_file_holds_it_has_a_reason(tmp_path, videos, read):
+    """Changed bytes, in the index above all. decord has errors of two kinds."""
+    path = videos.write(tmp_path / "a.mp4", videos.waves(20))
+    whole, chance, count = path.read_bytes(), random.Random(3), 0
+    index = whole.index(b"moov")
+    for _ in range(60):
+        data = bytearray(whole)
+        for _ in range(4):
+            begin = index if chance.random() < 0.8 else 0
+            data[chance.randrange(begin, len(data))] = chance.choice([0, 1, 255, chance.randrange(256)])
+        path.write_bytes(data)
+        with contextlib.suppress(Unreadable):
+            frames = len(probe(path).times)
+            count += len(read(path, range(min(5, frames)))) > 0
+    assert 0 < count < 60
 
 
 def test_what_is_no_video_says_so(tmp_path):

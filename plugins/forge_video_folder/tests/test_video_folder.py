@@ -131,10 +131,12 @@ def test_what_is_rejected_says_why(folder, videos):
     (folder / "videos/cut.mp4").write_bytes(whole[: len(whole) // 2])
     (folder / "videos/text.mp4").write_text("no video")
     (folder / "videos/other.avi").write_bytes(whole)
+    (folder / "videos/folder.mp4").mkdir()
+    (folder / "videos/gone.mp4").symlink_to("nothing.mp4")
     videos.write(folder / "videos/short.mp4", videos.waves(4))
     for name in ("silent", "empty", "latin"):
         shutil.copy(folder / "videos/a.mp4", folder / f"videos/{name}.mp4")
-    for name in ("cut", "text", "short", "alone"):
+    for name in ("cut", "text", "short", "alone", "gone"):
         caption(folder, name, "Waves.")
     caption(folder, "empty", " \n")
     (folder / "metas/latin.txt").write_bytes("Wäves".encode("latin-1"))
@@ -146,6 +148,8 @@ def test_what_is_rejected_says_why(folder, videos):
         "videos/cut.mp4": "a part of the file is missing",
         "videos/text.mp4": "no video",
         "videos/other.avi": "only *.mp4",
+        "videos/folder.mp4": "a folder",
+        "videos/gone.mp4": "a link to nothing",
         "videos/short.mp4": "has 4 frames, and a clip needs 5",
         "videos/silent.mp4": "no caption metas/silent.txt",
         "videos/empty.mp4": "metas/empty.txt is empty",
@@ -155,6 +159,9 @@ def test_what_is_rejected_says_why(folder, videos):
     assert found.keys() == expected.keys()
     for key, words in expected.items():
         assert words in found[key]
+    told = {source.key: source.reason for source in dataset.options.sources(lambda download: folder)}
+    unread = {"videos/cut.mp4", "videos/text.mp4", "videos/short.mp4"}  # which only a look into them tells
+    assert {name for name, reason in told.items() if reason} == expected.keys() - unread
 
 
 def test_nothing_usable_is_an_error_that_lists_every_reason(folder):
