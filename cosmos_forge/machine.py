@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from cosmos_forge.errors import ForgeError
@@ -79,9 +80,7 @@ def snapshot(download: Download) -> Path | None:
     repo = hub_folder(download)
     ref = repo / "refs" / download.revision
     folder = repo / "snapshots" / (ref.read_text().strip() if ref.is_file() else download.revision)
-    # A link that leads nowhere is no file.
-    here = all(any(path.exists() for path in folder.glob(pattern)) for pattern in download.files)
-    return folder if here else None
+    return folder if all(any(_matches(folder, pattern)) for pattern in download.files) else None
 
 
 def is_downloaded(download: Download) -> bool:
@@ -92,8 +91,15 @@ def is_downloaded(download: Download) -> bool:
 def downloaded_gigabytes(download: Download) -> float:
     """What the files on this machine weigh; 10^9 bytes."""
     folder = snapshot(download)
-    files = {path for pattern in download.files for path in folder.glob(pattern)} if folder else set()
+    files = {path for pattern in download.files for path in _matches(folder, pattern)} if folder else set()
     return sum(path.stat().st_size for path in files) / 1e9
+
+
+def _matches(folder: Path, pattern: str) -> Iterator[Path]:
+    """Files that the hub would send for the pattern: its * goes across folders. A link that leads nowhere is no file."""
+    for path in folder.rglob("*"):
+        if fnmatch(path.relative_to(folder).as_posix(), pattern) and path.is_file():
+            yield path
 
 
 def _existing(folder: Path) -> Path:

@@ -103,6 +103,17 @@ def test_only_what_is_needed_comes_and_is_announced(hub, fetch):
     assert hub.sent("model.pt") == len(LARGE)
 
 
+def test_a_star_goes_across_folders(hub, fetch):
+    """What has come counts as here: the hub's patterns are no shell's."""
+    files = {"meta/info.json": b"{}", "meta/episodes/0/0.parquet": b"rows", "videos/up/chunk-000/0.mp4": LARGE[:100]}
+    hub.repos["datasets/someone/arms"] = Repo(files | {"data/0.parquet": b"not asked for"})
+    arms = Download("someone/arms", ("meta/*", "videos/*.mp4"), 0.001, repo_type="dataset")
+    assert fetch(arms).code == 0
+    assert contents(arms) == files
+    assert machine.downloaded_gigabytes(arms) == 106 / 1e9
+    assert fetch(arms).notes == ["1 repository, 0.0 GB, all here already"]
+
+
 def test_sizes_are_told_in_gigabytes_and_progress_only_grows(hub, fetch):
     fetched = fetch(WEIGHTS, before="fetch.INTERVAL = 0")
     done = [event.done for event in fetched.progress("someone/weights")]
