@@ -96,7 +96,7 @@ def downloaded_gigabytes(download: Download) -> float:
 
 
 def _matches(folder: Path, pattern: str) -> Iterator[Path]:
-    """Files that the hub would send for the pattern: its * goes across folders. A link that leads nowhere is no file."""
+    """Files that the hub sends for the pattern: its * goes across folders. A link that leads nowhere is no file."""
     for path in folder.rglob("*"):
         if fnmatch(path.relative_to(folder).as_posix(), pattern) and path.is_file():
             yield path

@@ -284,9 +284,8 @@ def test_downloads_must_be_here_or_come(plan_of, problems_of, workplace, monkeyp
 
 @pytest.mark.parametrize("name", ["a/b", "..", "", ".hidden", "a b"])
 def test_names_of_runs_are_names_of_folders(problems_of, name):
-    if name:
-        (problem,) = problems_of(name=name)
-        assert problem.what == f"`{name}` cannot be the name of a run"
+    (problem,) = problems_of(name=name)
+    assert problem.what == f"`{name}` cannot be the name of a run"
 
 
 def test_gpus_are_counted_without_torch(monkeypatch):

@@ -245,6 +245,11 @@ def test_where_a_page_goes(whole, tmp_path):
     assert write_reports(folders[:1], tmp_path, None) == tmp_path / "one" / "report.html"
     assert write_reports(folders, tmp_path, None) == tmp_path / "report-compare.html"
     assert write_reports(folders, tmp_path, tmp_path / "x.html") == tmp_path / "x.html"
+    assert write_reports(folders[:1], tmp_path, tmp_path / "elsewhere/x.html") == tmp_path / "elsewhere/x.html"
+    pages = [(tmp_path / path).read_text() for path in ("elsewhere/x.html", "one/report.html")]
+    assert Outline(pages[0]).text[:20] == Outline(pages[1]).text[:20], "the run's page, not a comparison with nothing"
+    with pytest.raises(ForgeError, match=r"cannot write .*y\.html: "):
+        write_reports(folders[:1], tmp_path, tmp_path / "x.html" / "y.html")
 
 
 def test_the_command(whole, monkeypatch, capsys):
