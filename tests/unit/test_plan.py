@@ -10,6 +10,7 @@ from cosmos_forge.checks import shortages
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.explain import explain
 from cosmos_forge.plan import make_plan
+from cosmos_forge.plugins import load_plugins
 from cosmos_forge.recipe import read_recipe
 
 
@@ -203,6 +204,14 @@ def test_all_problems_come_at_once_in_the_recipes_order(problems_of):
         ("command line", 1),
         ("command line", 2),
     ]
+
+
+@pytest.mark.parametrize("fault", ["dataset.use=nope", "dataset.balls=-1"])
+def test_a_faulty_dataset_makes_no_faults_of_sizes(fault):
+    """Videos to generate are as large as its clips, which is then unknown, not as published."""
+    with pytest.raises(ForgeError) as error:
+        make_plan(read_recipe("quickstart.toml", [fault]), load_plugins())
+    assert len(error.value.problems) == 1
 
 
 def test_a_picture_may_be_continued_though_videos_give_more_frames(plan_of, workplace):
