@@ -8,7 +8,7 @@ from typing import Any
 
 from cosmos_forge.forecast import rates
 from cosmos_forge.forecast.forecast import Forecast
-from cosmos_forge.forecast.limits import Limit, Outlook
+from cosmos_forge.forecast.limits import Change, Limit, Outlook
 
 
 def facts(outlook: Outlook | None) -> dict[str, list[str]]:
@@ -52,6 +52,12 @@ def _limit_json(limit: Limit) -> dict[str, Any]:
         "why": limit.why,
         "change": change and {"settings": change.settings, "gpus": change.gpus, "seconds": change.found.seconds},
     }
+
+
+def remedy(change: Change, gpus: int) -> str:
+    """What to change, where there are so many GPUs."""
+    more = [f"{change.gpus} GPUs"] if change.gpus != gpus else []
+    return " and ".join([*more, *([" ".join(change.settings)] if change.settings else [])])
 
 
 def duration(seconds: float) -> str:
@@ -99,9 +105,7 @@ def _limit(limit: Limit, gpus: int) -> str:
         return told + (
             ": no change is known here that saves much" if limit.what == "time" else "; no change is known here"
         )
-    change = limit.change
-    more = [f"{change.gpus} GPUs"] if change.gpus != gpus else []
-    what = " and ".join([*more, *([" ".join(change.settings)] if change.settings else [])])
+    change, what = limit.change, remedy(limit.change, gpus)
     if limit.what == "disk":
         return f"{told}; enough with {what}"
     took = f", {duration(change.found.seconds)} in all" if change.found.seconds else ""

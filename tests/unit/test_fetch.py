@@ -201,6 +201,32 @@ def test_a_gated_repository(hub, fetch):
     assert large.authorization == ""  # the storage is another host
 
 
+ASK = """
+import json, sys
+from cosmos_forge import Download, hub
+downloads = [Download(**{**each, "files": tuple(each["files"])}) for each in json.loads(sys.argv[1])]
+print(json.dumps([problem.what for problem in hub.barred(downloads)]))
+"""
+
+
+def test_what_bars_a_download_is_known_before(hub, tmp_path):
+    hub.repos["models/someone/weights"] = Repo({"model.pt": LARGE}, gated="secret")
+
+    def barred(**more):
+        asked = json.dumps([asdict(each) for each in (WEIGHTS, CLIPS, Download("no/where", ("*",), 1.0))])
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        env = {**clean, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), **more}
+        return json.loads(subprocess.check_output([sys.executable, "-c", ASK, asked], env=env, text=True))
+
+    first, second = barred()
+    assert first == "someone/weights asks you to accept its licence first (a licence)"
+    assert second.startswith("no/where does not exist")
+    assert barred(HF_TOKEN="secret") == ["no/where does not exist, or your token may not read it"]
+    (nobody,) = barred(HF_ENDPOINT="http://127.0.0.1:9")
+    assert "someone/weights could not be downloaded from http://127.0.0.1:9" in nobody
+    assert not hub.contents
+
+
 def test_repositories_that_cannot_be_read_are_told_together(hub, fetch):
     hub.repos["models/someone/weights"] = Repo({"model.pt": LARGE}, private="secret")
     fetched = fetch(WEIGHTS, Download("no/where", ("*",), 1.0), Download(**{**asdict(TEXT), "revision": "v9"}))
