@@ -93,12 +93,11 @@ def _disk(runs: Path) -> Iterator[Check]:
         yield Check("warn", what, "tiny models fit; published weights and checkpoints take tens of GB")
     else:
         yield Check("ok", what)
-    for folder, status, fix in (
-        (runs, "fail", "choose another folder with --runs"),
-        (machine.hub_cache(), "warn", "HF_HOME chooses another folder for downloads"),
-    ):
-        if not machine.writable(folder):
-            yield Check(status, f"cannot write to {show_path(folder)}", fix)
+    cache = machine.hub_cache()
+    if not machine.writable(runs):
+        yield Check("fail", f"cannot write to {show_path(runs)}", "choose another folder with --runs")
+    if not machine.writable(cache):
+        yield Check("warn", f"cannot write to {show_path(cache)}", "HF_HOME chooses another folder for downloads")
 
 
 def _plugins(plugins: Plugins) -> Iterator[Check]:
