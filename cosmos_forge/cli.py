@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -60,6 +61,9 @@ Json = Annotated[bool, typer.Option("--json", help="for programs")]
 
 def main() -> None:
     """The entry point of `forge`: shows mistakes as text, and everything else in one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a sign that a terminal lacks is no reason to end
     # --traceback may stand anywhere.
     arguments = sorted(sys.argv[1:], key=lambda argument: argument != "--traceback")
     try:
@@ -328,7 +332,7 @@ def _plan(
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(value, indent=2) + "\n"
 
 
 def _print_problems(error: ForgeError) -> None:

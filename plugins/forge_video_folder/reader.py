@@ -63,9 +63,9 @@ class Video:
 
 def probe(path: Path) -> Video:
     """Reads the file's packets without decoding them. Raises Unreadable, also where the end of the file is missing."""
-    if path.stat().st_size == 0:
-        raise Unreadable("the file is empty")
     try:
+        if path.stat().st_size == 0:
+            raise Unreadable("the file is empty")
         with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if stream is None:

@@ -132,12 +132,16 @@ def test_what_is_rejected_says_why(folder, videos):
     (folder / "videos/text.mp4").write_text("no video")
     (folder / "videos/other.avi").write_bytes(whole)
     videos.write(folder / "videos/short.mp4", videos.waves(4))
-    for name in ("silent", "empty", "latin"):
+    for name in ("silent", "empty", "latin", "deep"):
         shutil.copy(folder / "videos/a.mp4", folder / f"videos/{name}.mp4")
-    for name in ("cut", "text", "short", "alone"):
+    for name in ("cut", "text", "short", "alone", "gone", "loop"):
         caption(folder, name, "Waves.")
     caption(folder, "empty", " \n")
     (folder / "metas/latin.txt").write_bytes("Wäves".encode("latin-1"))
+    (folder / "metas/deep.txt").mkdir()
+    (folder / "videos/gone.mp4").symlink_to("nowhere")
+    (folder / "videos/loop.mp4").symlink_to("loop.mp4")
+    (folder / "videos/more").mkdir()
 
     dataset = build(folder)
     assert len(dataset) == 4
@@ -150,6 +154,10 @@ def test_what_is_rejected_says_why(folder, videos):
         "videos/silent.mp4": "no caption metas/silent.txt",
         "videos/empty.mp4": "metas/empty.txt is empty",
         "videos/latin.mp4": "not UTF-8",
+        "videos/deep.mp4": "the caption metas/deep.txt cannot be read: Is a directory",
+        "videos/gone.mp4": "a part of the file is missing (No such file or directory)",
+        "videos/loop.mp4": "a part of the file is missing (Too many levels of symbolic links)",
+        "videos/more": "it is a folder; only *.mp4 files beside it are read",
         "metas/alone.txt": "no video of this name",
     }
     assert found.keys() == expected.keys()
