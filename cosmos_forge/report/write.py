@@ -85,7 +85,8 @@ def _foot(media: Media) -> Html:
 
 def _write(path: Path, title: str, parts: Sequence[Html | None]) -> Path:
     try:
-        write_text(path, page(title, html(parts)))
+        text = page(title, html(parts))
+        write_text(path, text.encode("utf-8", "replace").decode())  # names of files may be no text
     except OSError as error:
         raise ForgeError(
             f"cannot write {show_path(path)}: {error.strerror}", "choose another file by --output"

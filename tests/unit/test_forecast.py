@@ -179,6 +179,7 @@ def test_clips_that_are_here_are_counted(plan_of, tmp_path):
     pixels = numpy.zeros((25, 32, 32, 3), dtype=numpy.uint8)
     for number in range(3):
         video.write_mp4(pixels, 12.0, tmp_path / "clips" / "videos" / f"{number}.mp4")
+    (tmp_path / "clips" / "videos" / "gone.mp4").symlink_to("nowhere")
     folder = ["dataset.use=video-folder", "dataset.path=clips", "dataset.caption=a", "dataset.num_frames=17"]
     folder += ["dataset.height=32", "dataset.width=32"]
     for interval, clips in ((None, 3), (4, 9)):

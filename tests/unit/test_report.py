@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import math
 import re
 import runpy
@@ -236,6 +237,13 @@ def test_runs_side_by_side(whole, tmp_path):
     assert any(link.endswith("/whole/report.html") and link.startswith("..") for link in links)
     assert len(outline.all("video")) == 2 * 3, "of each name both, and the truth once"
     assert re.search(r'"name": "other"', " ".join(a.get("data-curves", "") for a in outline.all("svg")))
+
+
+def test_a_name_that_is_no_text_is_told_as_well_as_can_be(whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "odd")
+    rejected = {"key": os.fsdecode(b"videos/caf\xe9.mp4"), "reason": "the file is empty"}
+    (folder / "rejected.jsonl").write_text(json.dumps(rejected) + "\n")
+    assert "videos/caf?.mp4" in " ".join(Outline(write_report(folder).read_text()).text)
 
 
 def test_where_a_page_goes(whole, tmp_path):
