@@ -3,8 +3,8 @@
 import base64
 import hashlib
 import json
-import os
 import math
+import os
 import re
 import runpy
 import shutil
