@@ -6,6 +6,7 @@ process works on look the same. Times are those of the events.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -87,8 +88,10 @@ def _show(folder: Path, alive: Callable[[], bool], offset: int, stream: TextIO) 
             if known < 0:
                 picture.close()
                 screen.end(picture)
-    except BrokenPipeError:
-        # As after `| head`. What the buffer still holds must go somewhere when Python ends.
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        # As after `| head`, or without the terminal. What the buffer holds must go somewhere when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         raise _NobodyReads from None
     return picture
