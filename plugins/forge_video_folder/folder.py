@@ -13,11 +13,11 @@ import torch
 
 from cosmos_forge import ForgeError, Problem
 from cosmos_forge.events import Note
+from cosmos_forge.frames import resize
 from cosmos_forge.types import Clip, Rejected
 from forge_video_folder.files import NO_VIDEO, captions_alone, list_files, name_in, read_caption, why_not
 from forge_video_folder.plugin import LAYOUT, VideoFolderOptions, missing, texts_of, videos_of
 from forge_video_folder.reader import Unreadable, probe, read_frames
-from forge_video_folder.resize import resize
 
 if TYPE_CHECKING:
     from cosmos_forge import Context

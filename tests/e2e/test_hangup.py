@@ -53,7 +53,8 @@ def test_a_dropped_connection(workplace):
     said = workplace.forge("watch", "dropped")
     assert process.wait(timeout=60) == 0
     assert "dropped: done" in said
-    assert f"the terminal is gone and the run goes on: `forge watch runs/dropped` shows it, `kill {process.pid}`" in said
+    assert "the terminal is gone and the run goes on: `forge watch runs/dropped` shows it" in said
+    assert f"`kill {process.pid}` asks it to save and stop" in said
 
 
 def test_it_can_still_be_asked_to_stop(workplace):
