@@ -82,7 +82,9 @@ def _memory(found: Forecast) -> list[str]:
 def _time(found: Forecast) -> list[str]:
     lines = []
     if found.step:
-        lines.append(f"train: {found.step:.3g} s a step, {duration(found.step * found.steps)} for {found.steps} steps")
+        lines.append(
+            f"train: {duration(found.step)} a step, {duration(found.step * found.steps)} for {found.steps} steps"
+        )
     if found.judging:
         lines.append(f"train: {duration(found.judging)} to judge held-out clips, at least")
     if found.video:
