@@ -17,7 +17,8 @@ def resize(frames_TCHW: Tensor, height: int, width: int, crop: bool) -> Tensor:
     As in upstream's `dataset_video.py: Dataset`, values are cut off to whole numbers, not rounded.
     """
     if crop:
-        rows, columns = middle(*frames_TCHW.shape[2:], height, width)
+        full_height, full_width = frames_TCHW.shape[2:]
+        rows, columns = middle(full_height, full_width, height, width)
         frames_TCHW = frames_TCHW[:, :, rows, columns]
     if frames_TCHW.shape[2:] == (height, width):
         return frames_TCHW

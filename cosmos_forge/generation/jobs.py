@@ -99,7 +99,8 @@ def to_given_pixels(frames_THWC: np.ndarray, height: int, width: int, crop: bool
     large one needs 4 bytes a number.
     """
     if crop:
-        rows, columns = middle(*frames_THWC.shape[1:3], height, width)
+        full_height, full_width = frames_THWC.shape[1:3]
+        rows, columns = middle(full_height, full_width, height, width)
         frames_THWC = frames_THWC[:, rows, columns]
     frames = []
     for frame_HWC in frames_THWC:
