@@ -70,6 +70,8 @@ def watch(folder: Path) -> int:
         picture = _show(folder, lambda: is_running(folder), _last_attempt(path), sys.stdout)
     except (KeyboardInterrupt, _NobodyReads):
         return 0
+    if not picture.started:
+        raise ForgeError(f"nothing has happened in {show_path(folder)}", "`forge run RECIPE` starts a run")
     return 0 if picture.outcome == "done" else 1
 
 
@@ -113,7 +115,7 @@ def _events_before(path: Path, offset: int) -> list[Stamped]:
     if offset == 0:
         return []
     with path.open("rb") as file:
-        lines = file.read(offset).decode().splitlines()
+        lines = file.read(offset).decode(errors="replace").splitlines()
     return [stamped for stamped in map(from_line, lines) if stamped]
 
 
@@ -122,7 +124,7 @@ def _last_attempt(path: Path) -> int:
     start = position = 0
     with path.open("rb") as file:
         for line in file:
-            stamped = from_line(line.decode())
+            stamped = from_line(line.decode(errors="replace"))
             if stamped and isinstance(stamped.event, RunStarted):
                 start = position
             position += len(line)
