@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from cosmos_forge import __version__
+from cosmos_forge import __version__, completion
 from cosmos_forge.aliases import told
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.stages import STAGES
@@ -40,13 +41,17 @@ class Commands(TyperGroup):
 
 app = typer.Typer(
     cls=Commands,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="a TOML file, or the name of a shipped recipe")]
+RecipePath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RECIPE", help="a TOML file, or the name of a shipped recipe", autocompletion=completion.recipes
+    ),
+]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="as in train.steps=100")]
 Name = Annotated[str | None, typer.Option(help="of the run; default: the recipe's file name")]
 Runs = Annotated[Path, typer.Option(help="folder of all runs")]
@@ -56,6 +61,9 @@ Json = Annotated[bool, typer.Option("--json", help="for programs")]
 
 def main() -> None:
     """The entry point of `forge`: shows mistakes as text, and everything else in one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a sign that a terminal lacks is no reason to end
     # --traceback may stand anywhere.
     arguments = sorted(sys.argv[1:], key=lambda argument: argument != "--traceback")
     try:
@@ -131,7 +139,12 @@ def explain(
     name: Name = None,
     runs: Runs = Path("runs"),
     gpu: Annotated[
-        str | None, typer.Option(metavar="NAME[:COUNT]", help="suppose these GPUs, as h100-80gb:8; default: those here")
+        str | None,
+        typer.Option(
+            metavar="NAME[:COUNT]",
+            help="suppose these GPUs, as h100-80gb:8; default: those here",
+            autocompletion=completion.gpus,
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -156,7 +169,10 @@ def explain(
 
 @app.command()
 def plugins(
-    name: Annotated[str | None, typer.Argument(help="a component or stage, to list its options")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="a component or stage, to list its options", autocompletion=completion.components),
+    ] = None,
     as_json: Json = False,
     schema: Annotated[bool, typer.Option("--schema", help="a JSON schema of recipes, for editors")] = False,
 ) -> None:
@@ -165,6 +181,8 @@ def plugins(
     from cosmos_forge.plugins import load_plugins
     from cosmos_forge.schema import recipe_schema
 
+    if sum(map(bool, (name, as_json, schema))) > 1:
+        raise ForgeError("a name, --json and --schema ask for different lists", "choose one of them")
     installed = load_plugins()
     if schema:
         typer.echo(_json(recipe_schema(installed)), nl=False)
@@ -178,7 +196,14 @@ def plugins(
 
 @app.command()
 def data(
-    path: Annotated[Path, typer.Argument(metavar="FOLDER_OR_RECIPE", help="videos, or the recipe whose dataset it is")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER_OR_RECIPE",
+            help="videos, or the recipe whose dataset it is",
+            autocompletion=completion.recipes,
+        ),
+    ],
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
@@ -198,7 +223,10 @@ def data(
 
 @app.command()
 def doctor(
-    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="look at what it needs too")] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RECIPE]", help="look at what it needs too", autocompletion=completion.recipes),
+    ] = None,
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
 ) -> None:
@@ -216,7 +244,10 @@ def doctor(
 
 
 @app.command()
-def watch(run: Annotated[str, typer.Argument(help="a run's name, or its folder")], runs: Runs = Path("runs")) -> None:
+def watch(
+    run: Annotated[str, typer.Argument(help="a run's name, or its folder", autocompletion=completion.runs)],
+    runs: Runs = Path("runs"),
+) -> None:
     """Show how a run fares, running or finished."""
     from cosmos_forge import view
 
@@ -225,9 +256,14 @@ def watch(run: Annotated[str, typer.Argument(help="a run's name, or its folder")
 
 @app.command()
 def report(
-    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="a run's name, or its folder; several to compare")],
+    run: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="a run's name, or its folder; several to compare", autocompletion=completion.runs
+        ),
+    ],
     output: Annotated[
-        Path | None, typer.Option(help="of a comparison; default: report-compare.html among the runs")
+        Path | None, typer.Option(help="default: report.html in the run's folder; of several report-compare.html")
     ] = None,
     runs: Runs = Path("runs"),
 ) -> None:
@@ -240,7 +276,12 @@ def report(
 
 @app.command()
 def new(
-    kind: Annotated[str, typer.Argument(help="of component, as `forge plugins` lists them: sampler, dataset, ..")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="of component, as `forge plugins` lists them: sampler, dataset, ..", autocompletion=completion.kinds
+        ),
+    ],
     name: Annotated[str, typer.Argument(help="of the component, and of its package: my-sampler")],
     folder: Annotated[Path, typer.Option(help="where the package's folder goes")] = Path("."),
 ) -> None:
@@ -291,7 +332,7 @@ def _plan(
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(value, indent=2) + "\n"
 
 
 def _print_problems(error: ForgeError) -> None:

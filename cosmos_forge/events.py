@@ -196,7 +196,7 @@ def to_line(event: Event, now: float) -> str:
 
 
 def from_line(line: str) -> Stamped | None:
-    """The event of a line; None for one that a newer version wrote or that a crash cut short."""
+    """The event of a line; None for one that a newer version wrote, or that a crash cut short or spoilt."""
     try:
         fields: dict[str, Any] = json.loads(line)
         cls = KINDS[fields.pop("event")]
@@ -232,7 +232,7 @@ def read(path: Path, offset: int = 0) -> tuple[list[Stamped], int]:
         file.seek(offset)
         data = file.read()
     whole = data.rfind(b"\n") + 1
-    events = [from_line(line) for line in data[:whole].decode().splitlines()]
+    events = [from_line(line) for line in data[:whole].decode(errors="replace").splitlines()]
     return [event for event in events if event], offset + whole
 
 

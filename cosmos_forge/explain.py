@@ -182,7 +182,7 @@ def _written(plan: Plan) -> str:
     """What stages leave, part by part."""
     parts = [f"{what} {size:.1f}" for what, size in disk.written(plan, plan.stages).items() if size > 0.05]
     clip = disk.clip_bytes(plan) if "prepare" in plan.stages and disk.count_clips(plan) is None else None
-    return f"at most, in GB: {', '.join(parts)}" + (f"; {clip / 1e6:.1f} MB for each prepared clip" if clip else "")
+    return f"at most, in GB: {', '.join(parts)}" + (f"; {clip / 1e6:.2g} MB for each prepared clip" if clip else "")
 
 
 def _by(sizes: Iterable[int]) -> str:

@@ -67,19 +67,29 @@ def listing(downloads: list[Download]) -> list[File]:
     disable_progress_bars()
     constants.DOWNLOAD_CHUNK_SIZE = CHUNK
     files: list[File] = []
+    if problems := _problems(downloads, lambda download: files.extend(_listing(download))):
+        raise ForgeError(problems)
+    return files
+
+
+def barred(downloads: list[Download]) -> list[Problem]:
+    """What stands in the way of each, a licence to accept for one. Asks the hub and downloads nothing."""
+    return _problems(downloads, lambda each: HfApi().auth_check(each.repo, repo_type=each.repo_type))
+
+
+def _problems(downloads: list[Download], ask: Callable[[Download], None]) -> list[Problem]:
+    """What comes of asking the hub for each."""
     problems: list[Problem] = []
     for download in downloads:
         try:
-            files += _listing(download)
+            ask(download)
         except ForgeError as error:
             problems += error.problems
         except (HTTPError, OSError) as error:
             problems.append(_problem(download, error))
             if not isinstance(error, HfHubHTTPError | OfflineModeIsEnabled):
                 break  # nobody answers, nor will for the next
-    if problems:
-        raise ForgeError(problems)
-    return files
+    return problems
 
 
 def receive(file: File, arrived: Callable[[int], None], checked: Callable[[int], None]) -> None:

@@ -53,7 +53,7 @@ def run_plan(plan: Plan, stages: tuple[str, ...] | None = None, accept_changes: 
             write_json(run.folder / "environment.json", environment())
             keep_origins(plan)
             log = events.EventLog(run.events)
-            with _shown(run), logged(plan, run, log), _told(meeting) as last_word:
+            with _outliving(plan, log), _shown(run), logged(plan, run, log), _told(meeting) as last_word:
                 log.emit(events.RunStarted(plan.name, list(stages), show_path(plan.recipe)))
                 code = _run_stages(plan, run, stages, again, log, lock, meeting)
                 last_word.append(code)
@@ -89,6 +89,24 @@ def _told(meeting: Meeting | None) -> Iterator[list[int]]:
         if meeting:
             meeting.tell(str(codes[0] if codes else FAILED))
             meeting.leave()
+
+
+@contextmanager
+def _outliving(plan: Plan, log: events.EventLog) -> Iterator[None]:
+    """Within, the run outlives its terminal, which goes away with a connection that drops."""
+
+    def go_on(signum: int, frame: object) -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        how = f"`forge watch {show_path(plan.folder)}` shows it, `kill {os.getpid()}` asks it to save and stop"
+        log.emit(events.Note(f"the terminal is gone and the run goes on: {how}", warning=True))
+
+    previous = signal.getsignal(signal.SIGHUP)
+    if previous == signal.SIG_DFL:  # not so under nohup
+        signal.signal(signal.SIGHUP, go_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, previous)
 
 
 @contextmanager

@@ -7,12 +7,14 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.options import Download
 
 DRIVER = Path("/proc/driver/nvidia")  # where NVIDIA's driver tells of itself
+CGROUPS = Path("/sys/fs/cgroup")  # where Linux tells of a container's limits
 
 
 def gpus() -> int:
@@ -21,7 +23,7 @@ def gpus() -> int:
         if not told.isdecimal():
             raise ForgeError(f"FORGE_GPUS must be a whole number, got {told!r}", "unset it to count the GPUs")
         return int(told)
-    found = sum(bool(re.fullmatch(r"nvidia\d+", path.name)) for path in Path("/dev").glob("nvidia*"))
+    found = devices()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return found
@@ -29,6 +31,11 @@ def gpus() -> int:
     # CUDA stops at the first entry that names no device.
     named = next((place for place, each in enumerate(chosen) if not each or each.startswith("-")), len(chosen))
     return min(found, named)
+
+
+def devices() -> int:
+    """GPUs of this machine, whether or not a process may see them."""
+    return sum(bool(re.fullmatch(r"nvidia\d+", path.name)) for path in Path("/dev").glob("nvidia*"))
 
 
 @contextmanager
@@ -58,10 +65,30 @@ def free_gigabytes(folder: Path) -> float:
     return shutil.disk_usage(_existing(folder)).free / 1e9
 
 
-def can_write(folder: Path) -> bool:
-    """Whether this process may write to `folder`, or may make it."""
-    there = _existing(folder)
-    return there.is_dir() and os.access(there, os.W_OK)
+def writable(folder: Path) -> bool:
+    """Whether files can be written to `folder`, which is made if need be."""
+    place = _existing(folder)
+    return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+
+
+def host_memory() -> tuple[int, int]:
+    """Bytes of main memory, free and in all; in a container that has a limit, those within it."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    for folder, limit, use, cached in (
+        (CGROUPS, "memory.max", "memory.current", "inactive_file"),  # version 2
+        (CGROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),  # version 1
+    ):
+        try:
+            most, used = (int((folder / name).read_text()) for name in (limit, use))
+            given_up = re.search(rf"^{cached} (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
+        except (OSError, ValueError):  # there is no such file, or it says "max"
+            continue
+        if most < memory.total:
+            free = most - used + (int(given_up[1]) if given_up else 0)  # what is read from files makes room
+            return min(memory.available, free), most
+    return memory.available, memory.total
 
 
 def same_disk(one: Path, other: Path) -> bool:
@@ -85,9 +112,7 @@ def snapshot(download: Download) -> Path | None:
     repo = hub_folder(download)
     ref = repo / "refs" / download.revision
     folder = repo / "snapshots" / (ref.read_text().strip() if ref.is_file() else download.revision)
-    # A link that leads nowhere is no file.
-    here = all(any(path.exists() for path in folder.glob(pattern)) for pattern in download.files)
-    return folder if here else None
+    return folder if all(any(_matches(folder, pattern)) for pattern in download.files) else None
 
 
 def is_downloaded(download: Download) -> bool:
@@ -98,8 +123,15 @@ def is_downloaded(download: Download) -> bool:
 def downloaded_gigabytes(download: Download) -> float:
     """What the files on this machine weigh; 10^9 bytes."""
     folder = snapshot(download)
-    files = {path for pattern in download.files for path in folder.glob(pattern)} if folder else set()
+    files = {path for pattern in download.files for path in _matches(folder, pattern)} if folder else set()
     return sum(path.stat().st_size for path in files) / 1e9
+
+
+def _matches(folder: Path, pattern: str) -> Iterator[Path]:
+    """Files that the hub sends for the pattern: its * goes across folders. A link that leads nowhere is no file."""
+    for path in folder.rglob("*"):
+        if fnmatch(path.relative_to(folder).as_posix(), pattern) and path.is_file():
+            yield path
 
 
 def _existing(folder: Path) -> Path:

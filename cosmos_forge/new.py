@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import keyword
 import re
+import shlex
 from pathlib import Path
 
 from cosmos_forge import __version__
@@ -55,9 +56,11 @@ def _wrong_kind(kind: str) -> list[Problem]:
 def _wrong_name(kind: str, name: str, plugins: Plugins) -> list[Problem]:
     """What keeps `name` from being that of a component, a distribution and, with _ for -, a Python package."""
     module = name.replace("-", "_")
-    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or keyword.iskeyword(module):
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         fix = "lower-case letters and digits, in words joined by -: my-sampler"
         return [Problem(f"`{name}` cannot be the name of a component and of a Python package", fix=fix)]
+    if keyword.iskeyword(module):
+        return [Problem(f"`{name}` is a word of Python itself and cannot be imported", fix=f"as in my-{name}")]
     problems = [
         Problem(
             f"{kind} `{name}` is there already, offered by {each.package} {each.version}", fix="choose another name"
@@ -111,7 +114,7 @@ def _files(kind: str, module: str) -> dict[str, str]:
 
 
 def _next_steps(kind: str, name: str, target: Path) -> str:
-    module, place = name.replace("-", "_"), show_path(target)
+    module, place = name.replace("-", "_"), shlex.quote(show_path(target))
     table = f"[{kind}.{name}]" if kind in SEVERAL else f'[{kind}] with use = "{name}"'
     files = [
         (f"{module}/plugin.py", "what a recipe may say about it"),
@@ -123,7 +126,7 @@ def _next_steps(kind: str, name: str, target: Path) -> str:
         (f"pytest {place}", "its contract holds as written"),
         (f"forge plugins {name}", f"it is found; in a recipe {table} uses it"),
     ]
-    heading = f"wrote {place}, a {kind.replace('_', ' ')} that works\n"
+    heading = f"wrote {show_path(target)}, a {kind.replace('_', ' ')} that works\n"
     return heading + _columns(files, "  ") + "next\n" + _columns(steps, "  # ")
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Download:
     """Files of a Hugging Face repository that a component needs.
 
-    repo: "owner/name". files: glob patterns within it. gigabytes: what they weigh (10^9 bytes).
-    licence: a line for the person who accepts it. repo_type: "model" or "dataset".
+    repo: "owner/name". files: patterns of paths within it, where * goes across folders, too. gigabytes: what they weigh
+    (10^9 bytes). licence: a line for the person who accepts it. repo_type: "model" or "dataset".
     """
 
     repo: str

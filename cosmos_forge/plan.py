@@ -219,7 +219,9 @@ def load_plan(folder: Path, stage: str) -> Plan:
 def _name(recipe: Recipe, name: str | None, runs: Path) -> str:
     """The run's name. The recipe that lies in a run's directory continues that run."""
     path = recipe.path.resolve()
-    return name or (path.parent.name if path.parent.parent == runs.resolve() else path.stem)
+    if name is not None:
+        return name
+    return path.parent.name if path.parent.parent == runs.resolve() else path.stem
 
 
 def _stages(recipe: Recipe) -> list[str]:

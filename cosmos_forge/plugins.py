@@ -37,6 +37,7 @@ SEVERAL = ("guardrail", "logger")
 # Kinds that every recipe may do without; `on = false` switches off what was inherited.
 OPTIONAL = ("prompt_upsampler", *SEVERAL)
 
+HOOKS = (*KINDS.values(), "register_commands")
 _BUILD = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -172,7 +173,9 @@ def _load(source: Source, manager: pluggy.PluginManager, plugins: Plugins) -> No
     commands: list[Command] = []
     try:
         manager.register(module, source.name)
-        manager.check_pending()
+        marked = [name for name in dir(module) if manager.parse_hookimpl_opts(module, name) is not None]
+        if strange := [name for name in marked if name not in HOOKS]:
+            raise TypeError(f"there is no hook `{strange[0]}`; {nearest(strange[0], HOOKS)}")
         hooks = tuple(sorted(caller.name for caller in manager.get_hookcallers(module) or []))
         if not hooks:
             raise TypeError("it implements no hook: mark functions with @hookimpl, named as in cosmos_forge.hookspecs")

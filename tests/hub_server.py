@@ -103,6 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404 if token else 401, "RepoNotFound", "Repository not found")
         if len(rest) > 1 and rest[1] not in ("main", repo.commit):
             return self._refuse(404, "RevisionNotFound", f"Invalid rev id: {rest[1]}")
+        if rest == ["auth-check"] and repo.gated and token != repo.gated:
+            return self._refuse(403 if token else 401, "GatedRepo", "Access to this repository is restricted")
         if is_api:
             return self._json(200, _tree(repo) if rest[:1] == ["tree"] else _info(name, repo))
         return self._resolve(name, repo, token, "/".join(rest[2:]))

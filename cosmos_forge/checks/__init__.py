@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -33,6 +33,9 @@ def check(plan: Plan, recipe: Recipe, stages: tuple[str, ...]) -> list[Problem]:
     missing = list(_missing(plan, recipe, stages))
     whole = not missing and plan.tables.keys() >= {ROOT, *recipe.values, *stages}
     problems += missing
+    if "dataset" in recipe.values and "dataset" not in plan.tables:
+        # Videos are as large as its clips, and how large these are is not known while the table is faulty.
+        plan = replace(plan, tables={name: table for name, table in plan.tables.items() if name != "generate"})
     for part in (_prepare, _train, _sizes, _export, generate_checks.check, sharing.check, validation_checks.check):
         problems += part(plan, stages)
     problems += weights_to_load(plan, stages)
@@ -99,7 +102,7 @@ def _missing(plan: Plan, recipe: Recipe, stages: tuple[str, ...]) -> Iterator[Pr
 
 def _prepare(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
     """A cache that cannot be filled."""
-    if "prepare" in stages and "prepare" in plan.tables and plan.prepare.cache and not machine.can_write(plan.cache):
+    if "prepare" in stages and "prepare" in plan.tables and plan.prepare.cache and not machine.writable(plan.cache):
         what = f"cache = {plan.prepare.cache} is no folder that can be written to"
         yield plan.problem("prepare", "cache", what, "choose another; by default it is `cache` beside the runs")
 

@@ -75,9 +75,8 @@ def _expected(options: Any) -> int | None:
     others."""
     from cosmos_forge.survey.header import Unreadable, read_header
 
-    sizes = {
-        source.path: source.path.stat().st_size for source in options.sources(machine.snapshot) if not source.reason
-    }
+    paths = [source.path for source in options.sources(machine.snapshot) if not source.reason]
+    sizes = {path: path.stat().st_size for path in paths if path.is_file()}  # a link may lead nowhere
     looked, clips = sorted(sizes, key=sizes.__getitem__)[:LOOKED_AT], 0
     for path in looked:
         try:

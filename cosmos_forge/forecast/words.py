@@ -8,7 +8,7 @@ from typing import Any
 
 from cosmos_forge.forecast import rates
 from cosmos_forge.forecast.forecast import Forecast
-from cosmos_forge.forecast.limits import Limit, Outlook
+from cosmos_forge.forecast.limits import Change, Limit, Outlook
 
 
 def facts(outlook: Outlook | None) -> dict[str, list[str]]:
@@ -54,6 +54,12 @@ def _limit_json(limit: Limit) -> dict[str, Any]:
     }
 
 
+def remedy(change: Change, gpus: int) -> str:
+    """What to change, where there are so many GPUs."""
+    more = [f"{change.gpus} GPUs"] if change.gpus != gpus else []
+    return " and ".join([*more, *([" ".join(change.settings)] if change.settings else [])])
+
+
 def duration(seconds: float) -> str:
     """ "12.5 s", "4.2 minutes", "17.3 hours", "5.1 days"."""
     for most, unit, name in ((90, 1, "s"), (5400, 60, "minutes"), (48 * 3600, 3600, "hours")):
@@ -76,7 +82,9 @@ def _memory(found: Forecast) -> list[str]:
 def _time(found: Forecast) -> list[str]:
     lines = []
     if found.step:
-        lines.append(f"train: {found.step:.3g} s a step, {duration(found.step * found.steps)} for {found.steps} steps")
+        lines.append(
+            f"train: {duration(found.step)} a step, {duration(found.step * found.steps)} for {found.steps} steps"
+        )
     if found.judging:
         lines.append(f"train: {duration(found.judging)} to judge held-out clips, at least")
     if found.video:
@@ -99,9 +107,7 @@ def _limit(limit: Limit, gpus: int) -> str:
         return told + (
             ": no change is known here that saves much" if limit.what == "time" else "; no change is known here"
         )
-    change = limit.change
-    more = [f"{change.gpus} GPUs"] if change.gpus != gpus else []
-    what = " and ".join([*more, *([" ".join(change.settings)] if change.settings else [])])
+    change, what = limit.change, remedy(limit.change, gpus)
     if limit.what == "disk":
         return f"{told}; enough with {what}"
     took = f", {duration(change.found.seconds)} in all" if change.found.seconds else ""

@@ -15,6 +15,7 @@ from torch import Tensor
 from cosmos_forge import events
 from cosmos_forge.errors import ForgeError, Problem, show_path
 from cosmos_forge.files import sha256
+from cosmos_forge.frames import middle
 from cosmos_forge.generation.inputs import PICTURES, Wish, find_wishes, left_out
 from cosmos_forge.kinds import Dataset
 from cosmos_forge.plan import SIZES
@@ -97,12 +98,10 @@ def to_given_pixels(frames_THWC: np.ndarray, height: int, width: int, crop: bool
     Source: the reference's `inference_utils.py: read_video_or_image_into_frames_BCTHW`. One frame at a time, since a
     large one needs 4 bytes a number.
     """
-    full_height, full_width = frames_THWC.shape[1:3]
     if crop:
-        kept_height = min(full_height, round(full_width * height / width))
-        kept_width = min(full_width, round(full_height * width / height))
-        top, left = (full_height - kept_height) // 2, (full_width - kept_width) // 2
-        frames_THWC = frames_THWC[:, top : top + kept_height, left : left + kept_width]
+        full_height, full_width = frames_THWC.shape[1:3]
+        rows, columns = middle(full_height, full_width, height, width)
+        frames_THWC = frames_THWC[:, rows, columns]
     frames = []
     for frame_HWC in frames_THWC:
         frame_CHW = torch.from_numpy(np.ascontiguousarray(frame_HWC)).permute(2, 0, 1).float() / 128 - 1

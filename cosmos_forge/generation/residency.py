@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cosmos_forge.events import Note
+from cosmos_forge.machine import host_memory
 from cosmos_forge.memory import USABLE, Memory, Residency, sampling_memory
 from cosmos_forge.training.recompute import free_memory, least
 from cosmos_forge.types import Context
@@ -37,7 +37,7 @@ def choose_residency(plan: Plan, context: Context, parts: int) -> Residency:
     if needs is None:
         return "resident"
     beside = min(context.world.size, torch.cuda.device_count())  # processes of this machine, each with its own copy
-    host = least(psutil.virtual_memory().available // beside, context)
+    host = least(host_memory()[0] // beside, context)
     found, note = fit_residency(needs, USABLE * least(free_memory(context.device), context), host)
     context.emit(note)
     return found

@@ -38,9 +38,8 @@ def chart(title: str, curves: Sequence[Curve], log: bool = True) -> Html | None:
     if not curves:
         return None
     xs = [x for each in curves for x, _ in each.points]
-    # A faint curve may leave the picture where it would press the others flat.
-    main = [y for each in curves if "faint" not in each.look for _, y in each.points]
-    scale = Scale(main or [y for each in curves for _, y in each.points], log)
+    shown = (_usual(each.points) if "faint" in each.look else [y for _, y in each.points] for each in curves)
+    scale = Scale([y for values in shown for y in values], log)
     low, high = min(xs), max(xs)
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -130,6 +129,13 @@ def thin(points: Points) -> list[tuple[float, float]]:
         ends = {min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])}
         kept += sorted(ends)
     return [(x, float(f"{y:.6g}")) for x, y in kept]
+
+
+def _usual(points: Points) -> list[float]:
+    """The middle nine tenths: what is beyond may leave the picture, where it would press all else flat."""
+    values = sorted(y for _, y in points)
+    beyond = len(values) // 20
+    return values[beyond : len(values) - beyond]
 
 
 def _finite(points: Points) -> list[tuple[float, float]]:

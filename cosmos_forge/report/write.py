@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from cosmos_forge import __version__, events
-from cosmos_forge.files import atomic
+from cosmos_forge.errors import ForgeError, show_path
+from cosmos_forge.files import write_text
 from cosmos_forge.report import comparison, films, learning, sections
 from cosmos_forge.report.facts import read_facts
 from cosmos_forge.report.html import Html, html, page, tag
@@ -19,10 +20,10 @@ from cosmos_forge.run import REPORT
 COMPARISON = "report-compare.html"
 
 
-def write_report(folder: Path, limit: int = EMBEDDED_BYTES) -> Path:
-    """`report.html` in the run's folder. limit: bytes of pictures and videos to put into it. Raises ForgeError where
-    there is no run."""
-    facts, path = read_facts(folder), folder / REPORT
+def write_report(folder: Path, limit: int = EMBEDDED_BYTES, path: Path | None = None) -> Path:
+    """The page of a run, by default `report.html` in its folder. limit: bytes of pictures and videos to put into it.
+    Raises ForgeError where there is no run, or the page cannot be written."""
+    facts, path = read_facts(folder), path or folder / REPORT
     media = Media(path, limit)
     parts = [
         section("Learning", learning.curves(facts)),
@@ -41,7 +42,7 @@ def write_report(folder: Path, limit: int = EMBEDDED_BYTES) -> Path:
 
 
 def write_comparison(folders: Sequence[Path], path: Path) -> Path:
-    """One page over several runs. Raises ForgeError where one is none."""
+    """One page over several runs. Raises ForgeError where one is none, or the page cannot be written."""
     runs, media = [read_facts(folder) for folder in folders], Media(path, EMBEDDED_BYTES)
     parts = [
         section("At a glance", comparison.overview(runs, media)),
@@ -55,9 +56,9 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
 
 
 def write_reports(folders: Sequence[Path], runs: Path, output: Path | None) -> Path:
-    """The page of one run anew, where it belongs; of several a comparison, in the folder of all runs if not told."""
-    if len(folders) == 1 and output is None:
-        return write_report(folders[0])
+    """The page of one run anew, where it belongs if not told; of several a comparison, in the folder of all runs."""
+    if len(folders) == 1:
+        return write_report(folders[0], path=output)
     return write_comparison(folders, output or runs / COMPARISON)
 
 
@@ -83,6 +84,11 @@ def _foot(media: Media) -> Html:
 
 
 def _write(path: Path, title: str, parts: Sequence[Html | None]) -> Path:
-    with atomic(path) as temporary:
-        temporary.write_text(page(title, html(parts)), encoding="utf-8")
+    try:
+        text = page(title, html(parts))
+        write_text(path, text.encode("utf-8", "replace").decode())  # names of files may be no text
+    except OSError as error:
+        raise ForgeError(
+            f"cannot write {show_path(path)}: {error.strerror}", "choose another file by --output"
+        ) from None
     return path

@@ -23,7 +23,7 @@ class Unreadable(Exception):
 @dataclass(frozen=True)
 class Header:
     """frames: number to be shown. fps: their average rate; slowest and fastest: of two neighbours. height, width: as
-    shown, in pixels; rotation: how far it is turned for that, clockwise in degrees. codec: as ffmpeg names it.
+    shown, in pixels; rotation: how far it is turned for that, clockwise in degrees. codec: as ffmpeg calls the format.
     seconds: from the first frame to the end of the last."""
 
     frames: int
@@ -67,7 +67,7 @@ def read_header(path: Path) -> Header:
             if stream.codec_context is None:
                 raise Unreadable("it is encoded in a way that is not known here; encode it again, as H.264")
             height, width = stream.codec_context.height, stream.codec_context.width
-            codec = stream.codec_context.name
+            codec = stream.codec_context.codec.canonical_name
         rotation = _rotation(path)
     except (av.error.FFmpegError, OSError) as error:
         raise Unreadable(f"this is no video, or a part of the file is missing ({error.strerror})") from error

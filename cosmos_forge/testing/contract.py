@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 import subprocess
@@ -74,6 +75,10 @@ class Contract:
         except Exception as error:
             raise AssertionError(f"build={target!r}: `{module}` cannot be imported: {error!r}") from error
         assert callable(found), f"build={target!r}: `{module}` has no callable `{name}`"
+        try:
+            inspect.signature(found).bind("options", "context")
+        except TypeError as error:
+            raise AssertionError(f"build={target!r}: it is called with (options, context): {error}") from None
 
     def test_has_what_its_kind_asks_for(self, tmp_path: Path) -> None:
         protocol = "".join(word.capitalize() for word in self.kind.split("_"))

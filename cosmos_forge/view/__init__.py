@@ -6,6 +6,7 @@ process works on look the same. Times are those of the events.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -69,6 +70,8 @@ def watch(folder: Path) -> int:
         picture = _show(folder, lambda: is_running(folder), _last_attempt(path), sys.stdout)
     except (KeyboardInterrupt, _NobodyReads):
         return 0
+    if not picture.started:
+        raise ForgeError(f"nothing has happened in {show_path(folder)}", "`forge run RECIPE` starts a run")
     return 0 if picture.outcome == "done" else 1
 
 
@@ -87,8 +90,10 @@ def _show(folder: Path, alive: Callable[[], bool], offset: int, stream: TextIO) 
             if known < 0:
                 picture.close()
                 screen.end(picture)
-    except BrokenPipeError:
-        # As after `| head`. What the buffer still holds must go somewhere when Python ends.
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        # As after `| head`, or without the terminal. What the buffer holds must go somewhere when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         raise _NobodyReads from None
     return picture
@@ -110,7 +115,7 @@ def _events_before(path: Path, offset: int) -> list[Stamped]:
     if offset == 0:
         return []
     with path.open("rb") as file:
-        lines = file.read(offset).decode().splitlines()
+        lines = file.read(offset).decode(errors="replace").splitlines()
     return [stamped for stamped in map(from_line, lines) if stamped]
 
 
@@ -119,7 +124,7 @@ def _last_attempt(path: Path) -> int:
     start = position = 0
     with path.open("rb") as file:
         for line in file:
-            stamped = from_line(line.decode())
+            stamped = from_line(line.decode(errors="replace"))
             if stamped and isinstance(stamped.event, RunStarted):
                 start = position
             position += len(line)

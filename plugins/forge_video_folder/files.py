@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cosmos_forge.types import Source
-from forge_video_folder.plugin import texts_of, videos_of
+from forge_video_folder.plugin import is_video, texts_of, videos_of
 from forge_video_folder.reader import Unreadable
 
 if TYPE_CHECKING:
     from forge_video_folder.plugin import VideoFolderOptions
 
 NO_MP4 = "only *.mp4 files are read"
-NO_FILE = "this is a folder, or a link to nothing"
+NOWHERE = "it is a link to nothing"
+A_FOLDER = "it is a folder; only *.mp4 files beside it are read"
 NO_VIDEO = "there is no video of this name"
 
 
@@ -25,10 +26,8 @@ def list_sources(options: VideoFolderOptions, folder: Path) -> list[Source]:
 
 def _source(options: VideoFolderOptions, folder: Path, path: Path) -> Source:
     name = name_in(folder, path)
-    if not is_mp4(path):
-        return Source(name, path, reason=NO_MP4)
-    if not path.is_file():
-        return Source(name, path, reason=NO_FILE)
+    if reason := why_not(path):
+        return Source(name, path, reason=reason)
     try:
         return Source(name, path, read_caption(folder, path, options.caption))
     except Unreadable as error:
@@ -47,8 +46,13 @@ def list_files(folder: Path) -> list[Path]:
     return [path for path in files if not (beside and path.suffix == ".txt")]
 
 
-def is_mp4(path: Path) -> bool:
-    return path.suffix.lower() == ".mp4"
+def why_not(path: Path) -> str:
+    """Why a file is none of the videos, unopened; empty if it may be one."""
+    if path.is_dir():
+        return A_FOLDER
+    if not is_video(path):
+        return NO_MP4
+    return "" if path.exists() else NOWHERE
 
 
 def read_caption(folder: Path, video: Path, otherwise: str | None) -> str:
@@ -62,6 +66,8 @@ def read_caption(folder: Path, video: Path, otherwise: str | None) -> str:
         if otherwise is None:
             raise Unreadable(f"there is no caption {name}; write one, or set `caption` for such videos") from None
         return otherwise
+    except OSError as error:
+        raise Unreadable(f"the caption {name} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise Unreadable(f"the caption {name} is not UTF-8 text") from None
     if not caption:
@@ -71,5 +77,5 @@ def read_caption(folder: Path, video: Path, otherwise: str | None) -> str:
 
 def captions_alone(folder: Path) -> list[Path]:
     """Captions without a video."""
-    stems = {path.stem for path in list_files(folder) if is_mp4(path)}
+    stems = {path.stem for path in list_files(folder) if is_video(path)}
     return [path for path in sorted(texts_of(folder).glob("*.txt")) if path.stem not in stems]

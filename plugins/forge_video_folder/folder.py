@@ -13,11 +13,11 @@ import torch
 
 from cosmos_forge import ForgeError, Problem
 from cosmos_forge.events import Note
+from cosmos_forge.frames import resize
 from cosmos_forge.types import Clip, Rejected
-from forge_video_folder.files import NO_FILE, NO_MP4, NO_VIDEO, captions_alone, list_files, name_in, read_caption
-from forge_video_folder.plugin import LAYOUT, VideoFolderOptions, is_video, missing, texts_of, videos_of
+from forge_video_folder.files import NO_VIDEO, captions_alone, list_files, name_in, read_caption, why_not
+from forge_video_folder.plugin import LAYOUT, VideoFolderOptions, missing, texts_of, videos_of
 from forge_video_folder.reader import Unreadable, probe, read_frames
-from forge_video_folder.resize import resize
 
 if TYPE_CHECKING:
     from cosmos_forge import Context
@@ -106,10 +106,8 @@ class VideoFolder:
     def _windows(self, video: Path) -> list[Window] | str:
         """The clips of a video, or why there are none."""
         options = self.options
-        if not is_video(video):
-            return NO_MP4
-        if not video.is_file():
-            return NO_FILE
+        if reason := why_not(video):
+            return reason
         try:
             found = probe(video)
             height, width = picture_size(video) if options.other_sizes else options.size[1:]

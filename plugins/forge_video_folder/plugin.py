@@ -84,7 +84,7 @@ class VideoFolderOptions(Options):
         size = self.size_for(frames, height, width)
         if size is None:
             shortest = min(self.span(size[0]) for size in (self.size, *self.other_sizes))
-            return f"the video has {frames} frames, and a clip needs {shortest}"
+            return f"the video has {frames} frame{'s' * (frames > 1)}, and a clip needs {shortest}"
         span = self.span(size[0])
         return size, range(0, frames - span + 1, self.start_frame_interval or span)
 

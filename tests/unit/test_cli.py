@@ -201,6 +201,12 @@ def test_plugins_lists_the_options_of_one(forge):
     assert code == 2 and "did you mean `tiny-method`?" in err
 
 
+def test_plugins_gives_one_list_at_a_time(forge):
+    for arguments in (["tiny-method", "--json"], ["--json", "--schema"]):
+        code, out, err = forge("plugins", *arguments)
+        assert (code, out) == (2, "") and "choose one of them" in err
+
+
 def test_plugins_as_json(forge):
     told = json.loads(forge("plugins", "--json")[1])
     assert [(each["name"], each["version"]) for each in told] == [("tiny", "1.0"), ("sad", "0.3")]

@@ -112,6 +112,12 @@ CASES = {
         "has_what_its_kind_asks_for",
         "NewPlugin has no `sample`; `Sampler` in",
     ),
+    "a component without a context": (
+        "prompt_upsampler",
+        {"__init__": lambda upsampler, options, more, still: None},
+        "build_resolves",
+        "NewPlugin': it is called with (options, context): missing a required argument",
+    ),
     "a logger that answers": (
         "logger",
         {"on_event": lambda logger, stamped: "thanks"},

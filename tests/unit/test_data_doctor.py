@@ -29,11 +29,13 @@ SHARED = Path(__file__).parents[2] / "../shared/data"
 QUARTER_TURN = (0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)  # clockwise, ISO/IEC 14496-12, 8.3.2
 
 
-def write(path, frames=12, height=32, width=48, fps=24, gaps=None):
+def write(path, frames=12, height=32, width=48, fps=24, gaps=None, encoder="libx264"):
     """A video of grey frames, each brighter. gaps: ticks of 1/600 s between frames, in turn."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"threads": "1", "bf": "0"})
+        stream = container.add_stream(
+            encoder, rate=fps, options={"threads": "1", "bf": "0"} if encoder == "libx264" else {}
+        )
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.codec_context.time_base = Fraction(1, 600)
         time = 0
@@ -92,6 +94,14 @@ def test_what_a_header_says(folder):
     assert (header.frames, header.height, header.width, header.rotation) == (40, 32, 48, 0)
     assert header.codec == "h264" and not header.variable
     assert header.fps == pytest.approx(24) and header.seconds == pytest.approx(40 / 24)
+
+
+@pytest.mark.parametrize(("encoder", "codec"), [("libsvtav1", "av1"), ("libx265", "hevc"), ("mpeg4", "mpeg4")])
+def test_a_codec_is_told_by_its_own_name(tmp_path, encoder, codec):
+    """Not by that of the library that decodes it here."""
+    if encoder not in av.codecs_available:
+        pytest.skip(f"this build of PyAV cannot encode with {encoder}")
+    assert read_header(write(tmp_path / "a.mp4", frames=3, height=64, width=64, encoder=encoder)).codec == codec
 
 
 def test_a_turned_video_has_its_size_as_shown(folder):
@@ -266,6 +276,23 @@ def test_the_command_ends_with_2_where_nothing_is_usable(folder, tmp_path):
     assert none.returncode == 2 and json.loads(none.stdout)["totals"]["clips"] == 0
     wrong = forge(str(folder), "dataset.num_frame=25")
     assert wrong.returncode == 2 and "did you mean `num_frames`?" in wrong.stderr
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="file names are Unicode there")
+def test_a_name_that_is_no_text(folder, tmp_path):
+    """Bytes that no encoding explains stand in JSON so that Python finds the file by them."""
+    (tmp_path / "videos").mkdir()
+    shutil.copy(folder / "videos/good.mp4", tmp_path / os.fsdecode(b"videos/caf\xe9.mp4"))
+    asked = (str(tmp_path), "dataset.num_frames=17", "dataset.caption=Coffee.")
+    (video,) = json.loads(forge(*asked, "--json").stdout)["videos"]
+    assert os.fsencode(video["key"]) == b"videos/caf\xe9.mp4" and video["used"]
+    assert "videos/caf?.mp4" in forge(*asked).stdout
+
+
+def test_a_terminal_that_lacks_signs_still_gets_the_words(folder):
+    command = [sys.executable, "-m", "cosmos_forge", "data", str(folder), "dataset.num_frames=25"]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and b"What good shows." in done.stdout and b"?" in done.stdout
 
 
 def test_a_terminal_sees_progress(folder):

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from cosmos_forge import doctor, machine
+from cosmos_forge.doctor import gpus
+from cosmos_forge.errors import Problem
 
 
 @pytest.fixture
@@ -15,6 +17,7 @@ def checks(workplace, plugins_and_a_broken_one, monkeypatch):
     """The report on a healthy machine, changed by what a test patched before."""
     monkeypatch.setattr(doctor, "load_plugins", lambda: plugins_and_a_broken_one)
     monkeypatch.setenv("HF_TOKEN", "not-a-token")
+    monkeypatch.setattr("cosmos_forge.hub.barred", lambda downloads: [])
 
     def checks(recipe=None, overrides=()):
         return list(doctor.examine(recipe and Path(recipe), overrides, Path("runs")))
@@ -59,7 +62,7 @@ def test_missing_and_unfitting_packages(checks, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("cuda", "driver", "gpus", "status"),
+    ("cuda", "driver", "count", "status"),
     [
         (None, None, 0, "ok"),
         (None, "580.65.06", 1, "fail"),
@@ -70,23 +73,26 @@ def test_missing_and_unfitting_packages(checks, monkeypatch):
         ("13.0", None, 0, "ok"),
     ],
 )
-def test_torchs_cuda_against_the_driver(tmp_path, monkeypatch, cuda, driver, gpus, status):
+def test_torchs_cuda_against_the_driver(tmp_path, monkeypatch, cuda, driver, count, status):
     (tmp_path / "version.py").write_text(f"__version__ = '2.13.0'\ncuda: Optional[str] = {cuda!r}\nhip = None\n")
-    monkeypatch.setattr(doctor.util, "find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
-    monkeypatch.setattr(doctor, "driver_version", lambda: driver)
-    assert doctor._torch(gpus).status == status
+    monkeypatch.setattr(gpus.util, "find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    monkeypatch.setattr(gpus, "driver_version", lambda: driver)
+    assert gpus.torch_build(count).status == status
 
 
 def test_gpus_are_named_or_missed(checks, monkeypatch):
     monkeypatch.setenv("FORGE_GPUS", "2")
-    told = "NVIDIA H200, 143771 MiB\nNVIDIA H200, 143771 MiB\n"
-    monkeypatch.setattr(doctor.subprocess, "run", lambda *arguments, **more: SimpleNamespace(stdout=told))
-    assert status_of(checks(), "2 GPUs: NVIDIA H200, 143771 MiB") == "ok"
+    told = "NVIDIA H200, 143771, 3\nNVIDIA H200, 143771, 61440\n"
+    monkeypatch.setattr(gpus.subprocess, "run", lambda *arguments, **more: SimpleNamespace(stdout=told))
+    report = checks()
+    assert status_of(report, "2 GPUs: NVIDIA H200, 140 GiB") == "ok"
+    assert status_of(report, "60 of 140 GiB of GPU 1 are in use") == "warn"
+    assert not any("GPU 0" in each.what for each in report)
 
     def missing(*arguments, **more):
         raise FileNotFoundError("nvidia-smi")
 
-    monkeypatch.setattr(doctor.subprocess, "run", missing)
+    monkeypatch.setattr(gpus.subprocess, "run", missing)
     assert status_of(checks(), "nvidia-smi does not answer") == "warn"
     monkeypatch.setenv("FORGE_GPUS", "some")
     assert status_of(checks(), "FORGE_GPUS must be a whole number") == "fail"
@@ -95,7 +101,7 @@ def test_gpus_are_named_or_missed(checks, monkeypatch):
 def test_the_drivers_version_is_read_from_the_kernels_line(monkeypatch):
     line = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\nGCC version: 13.3\n"
     monkeypatch.setattr(Path, "read_text", lambda self: line)
-    assert doctor.driver_version() == "580.65.06"
+    assert gpus.driver_version() == "580.65.06"
 
 
 def test_no_reader_of_videos(checks, monkeypatch):
@@ -109,17 +115,91 @@ def test_disk(checks, monkeypatch):
         assert status_of(checks(), "disk:") == status
 
 
+def test_folders_that_cannot_be_written_to(checks, monkeypatch, tmp_path):
+    (tmp_path / "downloads").mkdir()
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "downloads" / "hub"))
+    assert not any("cannot write" in each.what for each in checks())
+    monkeypatch.setattr(machine.os, "access", lambda place, how: Path(place) == Path.cwd())
+    assert status_of(checks(), "cannot write to downloads/hub") == "warn"
+    monkeypatch.setattr(machine.os, "access", lambda place, how: False)
+    assert status_of(checks(), "cannot write to runs") == "fail"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_memory_is_that_of_the_container(checks, monkeypatch, tmp_path, version):
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    machine_alone = machine.host_memory()
+    folder = tmp_path / "memory" if version == 1 else tmp_path
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if version == 1 else ("memory.max", "memory.current")
+    folder.mkdir(exist_ok=True)
+    (folder / names[1]).write_text(f"{1 << 30}\n")
+    (folder / "memory.stat").write_text(f"inactive_file {1 << 29}\ntotal_inactive_file {1 << 29}\n")
+    for no_limit in ("max\n", f"{1 << 62}\n"):
+        (folder / names[0]).write_text(no_limit)
+        assert machine.host_memory()[1] == machine_alone[1]
+    (folder / names[0]).write_text(f"{2 << 30}\n")
+    assert machine.host_memory() == (3 << 29, 2 << 30)
+    assert status_of(checks(), "memory: 2 of 2 GiB free") == "warn"
+
+
+def test_why_there_is_no_gpu(checks, monkeypatch):
+    monkeypatch.setenv("FORGE_GPUS", "0")
+    monkeypatch.setattr(machine, "devices", lambda: 2)
+    assert status_of(checks(), "no GPU: FORGE_GPUS=0 hides those that are here") == "warn"
+    monkeypatch.delenv("FORGE_GPUS")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert status_of(checks(), "no GPU: CUDA_VISIBLE_DEVICES= hides those that are here") == "warn"
+    monkeypatch.setattr(machine, "devices", lambda: 0)
+    monkeypatch.setattr(gpus, "driver_version", lambda: "580.65.06")
+    assert status_of(checks(), "no GPU is handed to this process, but there is a driver, 580.65.06") == "warn"
+
+
+def test_shared_memory_of_a_container(checks, monkeypatch):
+    monkeypatch.setenv("FORGE_GPUS", "2")
+    told = SimpleNamespace(stdout="NVIDIA H200, 143771, 3\n" * 2)
+    monkeypatch.setattr(gpus.subprocess, "run", lambda *arguments, **more: told)
+    for size, found in [(64 << 20, 1), (8 << 30, 0)]:
+        monkeypatch.setattr(gpus.psutil, "disk_usage", lambda folder, size=size: SimpleNamespace(total=size))
+        assert sum("/dev/shm has 64 MiB" in each.what for each in checks()) == found
+    monkeypatch.setenv("FORGE_GPUS", "1")
+    monkeypatch.setattr(gpus.psutil, "disk_usage", lambda folder: SimpleNamespace(total=1))
+    assert not any("/dev/shm" in each.what for each in checks())
+
+
+def test_a_recipe_too_large_for_the_gpus(monkeypatch, workplace):
+    """With the components that come along: they tell what memory they take."""
+    monkeypatch.setenv("FORGE_GPUS", "1")
+    monkeypatch.setattr("cosmos_forge.hub.barred", lambda downloads: [])
+    monkeypatch.setattr(machine, "free_gigabytes", lambda folder: 900.0)
+    found = {}
+    for device in ("NVIDIA H200", "NVIDIA L4", "Somebody's"):
+        monkeypatch.setattr(machine, "gpu_name", lambda device=device: device)
+        found[device] = [
+            each
+            for each in doctor.examine(Path("video2world-7b-lora.toml"), [], Path("runs"))
+            if "that a GPU has for it" in each.what
+        ]
+    assert not found["NVIDIA H200"] and not found["Somebody's"]
+    (check,) = found["NVIDIA L4"]
+    assert check.status == "warn" and check.what.startswith("training takes ") and check.fix
+
+
 def test_the_hub(checks, monkeypatch, workplace):
     monkeypatch.setattr(machine, "free_gigabytes", lambda folder: 500.0)
     assert status_of(checks(), "token is there") == "ok"
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setenv("HF_HOME", str(workplace))
     assert status_of(checks(), "no Hugging Face token") == "warn"
-    assert status_of(checks("r.toml", ["model.weights=published"]), "someone/weights, 14.5 GB, a licence") == "warn"
     (workplace / "token").write_text("not-a-token")
     report = checks("r.toml", ["model.weights=published"])
     assert status_of(report, "token is there") == "ok"
     assert status_of(report, "someone/weights, 14.5 GB, a licence: to be fetched") == "ok"
+    asked = []
+    bar = Problem("someone/weights asks you to accept its licence first", fix="log in")
+    monkeypatch.setattr("cosmos_forge.hub.barred", lambda downloads: asked.extend(downloads) or [bar])
+    report = checks("r.toml", ["model.weights=published"])
+    assert status_of(report, "someone/weights asks you to accept its licence first") == "fail"
+    assert [each.repo for each in asked] == ["someone/weights"]
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert status_of(checks(), "HF_HUB_OFFLINE is set") == "warn"
 

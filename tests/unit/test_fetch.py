@@ -103,6 +103,17 @@ def test_only_what_is_needed_comes_and_is_announced(hub, fetch):
     assert hub.sent("model.pt") == len(LARGE)
 
 
+def test_a_star_goes_across_folders(hub, fetch):
+    """What has come counts as here: the hub's patterns are no shell's."""
+    files = {"meta/info.json": b"{}", "meta/episodes/0/0.parquet": b"rows", "videos/up/chunk-000/0.mp4": LARGE[:100]}
+    hub.repos["datasets/someone/arms"] = Repo(files | {"data/0.parquet": b"not asked for"})
+    arms = Download("someone/arms", ("meta/*", "videos/*.mp4"), 0.001, repo_type="dataset")
+    assert fetch(arms).code == 0
+    assert contents(arms) == files
+    assert machine.downloaded_gigabytes(arms) == 106 / 1e9
+    assert fetch(arms).notes == ["1 repository, 0.0 GB, all here already"]
+
+
 def test_sizes_are_told_in_gigabytes_and_progress_only_grows(hub, fetch):
     fetched = fetch(WEIGHTS, before="fetch.INTERVAL = 0")
     done = [event.done for event in fetched.progress("someone/weights")]
@@ -188,6 +199,32 @@ def test_a_gated_repository(hub, fetch):
     assert fetch(WEIGHTS, HF_TOKEN="secret").code == 0
     (large,) = [request for request in hub.contents if request.path == "model.pt"]
     assert large.authorization == ""  # the storage is another host
+
+
+ASK = """
+import json, sys
+from cosmos_forge import Download, hub
+downloads = [Download(**{**each, "files": tuple(each["files"])}) for each in json.loads(sys.argv[1])]
+print(json.dumps([problem.what for problem in hub.barred(downloads)]))
+"""
+
+
+def test_what_bars_a_download_is_known_before(hub, tmp_path):
+    hub.repos["models/someone/weights"] = Repo({"model.pt": LARGE}, gated="secret")
+
+    def barred(**more):
+        asked = json.dumps([asdict(each) for each in (WEIGHTS, CLIPS, Download("no/where", ("*",), 1.0))])
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        env = {**clean, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), **more}
+        return json.loads(subprocess.check_output([sys.executable, "-c", ASK, asked], env=env, text=True))
+
+    first, second = barred()
+    assert first == "someone/weights asks you to accept its licence first (a licence)"
+    assert second.startswith("no/where does not exist")
+    assert barred(HF_TOKEN="secret") == ["no/where does not exist, or your token may not read it"]
+    (nobody,) = barred(HF_ENDPOINT="http://127.0.0.1:9")
+    assert "someone/weights could not be downloaded from http://127.0.0.1:9" in nobody
+    assert not hub.contents
 
 
 def test_repositories_that_cannot_be_read_are_told_together(hub, fetch):

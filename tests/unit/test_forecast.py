@@ -110,6 +110,12 @@ def test_the_network_says_the_same_once_it_is_there(plan_of, tmp_path, method, p
         together.stop()
 
 
+def test_long_steps_are_told_in_minutes(plan_of):
+    full = "video2world-7b-full"
+    outlook = look(plan_of(full), find("l4"), lambda changes: plan_of(full, *changes))
+    assert re.match(r"train: [\d.]+ minutes a step, [\d.]+ days for 2000 steps", facts(outlook)["time"][0])
+
+
 def test_operations_are_parted_as_the_network_has_them(plan_of):
     """2 P tokens of a linear network with P weights: those in blocks are nearly all; attention is 4 tokens^2 width."""
     model = plan_of("video2world-7b-lora").options("model")
@@ -180,6 +186,7 @@ def test_clips_that_are_here_are_counted(plan_of, tmp_path):
     pixels = numpy.zeros((25, 32, 32, 3), dtype=numpy.uint8)
     for number in range(3):
         video.write_mp4(pixels, 12.0, tmp_path / "clips" / "videos" / f"{number}.mp4")
+    (tmp_path / "clips" / "videos" / "gone.mp4").symlink_to("nowhere")
     folder = ["dataset.use=video-folder", "dataset.path=clips", "dataset.caption=a", "dataset.num_frames=17"]
     folder += ["dataset.height=32", "dataset.width=32"]
     for interval, clips in ((None, 3), (4, 9)):

@@ -33,7 +33,7 @@ def test_every_kind_has_a_skeleton_in_the_author_s_words(kind, tmp_path):
         ("smapler", "mine", "`smapler` is no kind of component\n  fix: did you mean `sampler`?"),
         ("sampler", "My Sampler", "`My Sampler` cannot be the name"),
         ("sampler", "../mine", "cannot be the name"),
-        ("sampler", "class", "cannot be the name"),
+        ("sampler", "class", "`class` is a word of Python itself and cannot be imported\n  fix: as in my-class"),
         ("sampler", "euler", "sampler `euler` is there already, offered by cosmos-forge"),
         ("sampler", "pydantic-core", "a Python package `pydantic_core` is installed here"),
         ("sampler", "taken", "taken is there already, and nothing is overwritten"),
@@ -46,6 +46,11 @@ def test_what_is_refused_writes_nothing(kind, name, said, tmp_path, monkeypatch)
         new.write_package(kind, name, tmp_path, load_plugins())
     assert said in str(raised.value)
     assert [path.name for path in tmp_path.rglob("*")] == ["taken"]
+
+
+def test_commands_to_type_next_are_quoted(tmp_path):
+    said = new.write_package("sampler", "mine", tmp_path / "my plugins", load_plugins([]))
+    assert f"pip install -e '{tmp_path}/my plugins/mine'" in said
 
 
 def test_everything_wrong_is_told_at_once(tmp_path):

@@ -10,6 +10,7 @@ from cosmos_forge.checks import shortages
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.explain import explain
 from cosmos_forge.plan import make_plan
+from cosmos_forge.plugins import load_plugins
 from cosmos_forge.recipe import read_recipe
 
 
@@ -216,6 +217,14 @@ def test_a_warm_up_that_outlasts_training_is_said(plan_of):
     assert "train.lr is never reached: its warm-up has 250 steps, training 100, the last at 0.396 of it" in said
 
 
+@pytest.mark.parametrize("fault", ["dataset.use=nope", "dataset.balls=-1"])
+def test_a_faulty_dataset_makes_no_faults_of_sizes(fault):
+    """Videos to generate are as large as its clips, which is then unknown, not as published."""
+    with pytest.raises(ForgeError) as error:
+        make_plan(read_recipe("quickstart.toml", [fault]), load_plugins())
+    assert len(error.value.problems) == 1
+
+
 def test_a_picture_may_be_continued_though_videos_give_more_frames(plan_of, workplace):
     (workplace / "a.png").write_bytes(b"")
     plan = plan_of(overrides=["generate.input=a.png", "prepare.held_out=0"])
@@ -295,9 +304,8 @@ def test_downloads_must_be_here_or_come(plan_of, problems_of, workplace, monkeyp
 
 @pytest.mark.parametrize("name", ["a/b", "..", "", ".hidden", "a b"])
 def test_names_of_runs_are_names_of_folders(problems_of, name):
-    if name:
-        (problem,) = problems_of(name=name)
-        assert problem.what == f"`{name}` cannot be the name of a run"
+    (problem,) = problems_of(name=name)
+    assert problem.what == f"`{name}` cannot be the name of a run"
 
 
 def test_gpus_are_counted_without_torch(monkeypatch):

@@ -126,7 +126,10 @@ def register_datasets(register):
 @pytest.mark.parametrize(
     ("faulty", "reason"),
     [
-        (module(register_sampler=register_sampler), "register_sampler"),
+        (
+            module(register_sampler=register_sampler),
+            "there is no hook `register_sampler`; did you mean `register_samplers`?",
+        ),
         (module(register_models=register_models), "extra"),
         (module(register_datasets=register_datasets), "positional"),
         (module(), "implements no hook"),

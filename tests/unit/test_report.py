@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import math
+import os
 import re
 import runpy
 import shutil
@@ -19,7 +20,7 @@ from cosmos_forge import cli
 from cosmos_forge import events as ev
 from cosmos_forge.errors import ForgeError, Where
 from cosmos_forge.origins import keep_origins, read_origins
-from cosmos_forge.report.curves import Curve, Scale, chart, round_ticks, smooth, thin
+from cosmos_forge.report.curves import TOP, Curve, Scale, chart, round_ticks, smooth, thin
 from cosmos_forge.report.facts import read_facts
 from cosmos_forge.report.html import html, page, tag
 from cosmos_forge.report.media import Media
@@ -238,6 +239,28 @@ def test_runs_side_by_side(whole, tmp_path):
     assert re.search(r'"name": "other"', " ".join(a.get("data-curves", "") for a in outline.all("svg")))
 
 
+def test_a_name_that_is_no_text_is_told_as_well_as_can_be(whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "odd")
+    rejected = {"key": os.fsdecode(b"videos/caf\xe9.mp4"), "reason": "the file is empty"}
+    (folder / "rejected.jsonl").write_text(json.dumps(rejected) + "\n")
+    assert "videos/caf?.mp4" in " ".join(Outline(write_report(folder).read_text()).text)
+
+
+def test_reports_are_drawn_where_they_are_but_for_rare_ones():
+    """A loss that falls is not drawn as one that stays, though its smoothed curve lies higher."""
+
+    def heights(values, smoothed=None):
+        points = list(enumerate(values))
+        figure = chart("loss", [Curve("as reported", points, "c0 faint"), Curve("", smoothed or smooth(points))])
+        faint = next(each for each in Outline(str(figure)).all("path") if "faint" in each["class"])
+        return [float(spot.split()[1]) for spot in faint["d"].removeprefix("M").split("L")]
+
+    falling = heights([1 - step / 4 for step in range(10)])
+    assert falling == sorted(falling) and len(set(falling)) == 10
+    spiky = heights([1 + step % 2 for step in range(100)] + [1e6], smoothed=[(0, 1.5), (100, 1.5)])
+    assert spiky[0] - spiky[1] > 100 and spiky[-1] < TOP, "one spike leaves the picture and presses nothing flat"
+
+
 def test_where_a_page_goes(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "one")
     shutil.copytree(whole, tmp_path / "two")
@@ -245,6 +268,11 @@ def test_where_a_page_goes(whole, tmp_path):
     assert write_reports(folders[:1], tmp_path, None) == tmp_path / "one" / "report.html"
     assert write_reports(folders, tmp_path, None) == tmp_path / "report-compare.html"
     assert write_reports(folders, tmp_path, tmp_path / "x.html") == tmp_path / "x.html"
+    assert write_reports(folders[:1], tmp_path, tmp_path / "elsewhere/x.html") == tmp_path / "elsewhere/x.html"
+    pages = [(tmp_path / path).read_text() for path in ("elsewhere/x.html", "one/report.html")]
+    assert Outline(pages[0]).text[:20] == Outline(pages[1]).text[:20], "the run's page, not a comparison with nothing"
+    with pytest.raises(ForgeError, match=r"cannot write .*y\.html: "):
+        write_reports(folders[:1], tmp_path, tmp_path / "x.html" / "y.html")
 
 
 def test_the_command(whole, monkeypatch, capsys):

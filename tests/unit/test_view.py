@@ -299,6 +299,13 @@ def test_an_unknown_run_names_the_nearest(tmp_path):
         view.watch(tmp_path / "kitchn")
 
 
+def test_a_run_in_which_nothing_has_happened(tmp_path):
+    for spoilt in (b"", b'{"event": "Nope"}\n', b"\xd5\x00\xff\n"):
+        (tmp_path / "events.jsonl").write_bytes(spoilt)
+        with pytest.raises(ForgeError, match="nothing has happened in"):
+            view.watch(tmp_path)
+
+
 def test_measurements_are_held_against_their_rivals():
     assert measured(
         {"psnr_db": 24.13, "psnr_copy_db": 15.92, "psnr_base_db": 30.0, "clips": 3, "train_seconds": 65}

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from cosmos_forge import ForgeError, Problem
+from cosmos_forge.frames import resize
 from cosmos_forge.testing import DatasetContract, make_context
 from forge_video_folder.folder import VideoFolder
 from forge_video_folder.plugin import VideoFolderOptions
 from forge_video_folder.reader import probe, read_with_pyav
-from forge_video_folder.resize import resize
 
 SHARED = Path(__file__).parents[3] / "../shared"
 GOLDEN = Path(os.environ.get("FORGE_GOLDEN", SHARED / "golden")) / "j_data"
@@ -132,14 +132,17 @@ def test_what_is_rejected_says_why(folder, videos):
     (folder / "videos/text.mp4").write_text("no video")
     (folder / "videos/other.avi").write_bytes(whole)
     (folder / "videos/folder.mp4").mkdir()
-    (folder / "videos/gone.mp4").symlink_to("nothing.mp4")
     videos.write(folder / "videos/short.mp4", videos.waves(4))
-    for name in ("silent", "empty", "latin"):
+    for name in ("silent", "empty", "latin", "deep"):
         shutil.copy(folder / "videos/a.mp4", folder / f"videos/{name}.mp4")
-    for name in ("cut", "text", "short", "alone", "gone"):
+    for name in ("cut", "text", "short", "alone", "gone", "loop"):
         caption(folder, name, "Waves.")
     caption(folder, "empty", " \n")
     (folder / "metas/latin.txt").write_bytes("Wäves".encode("latin-1"))
+    (folder / "metas/deep.txt").mkdir()
+    (folder / "videos/gone.mp4").symlink_to("nowhere")
+    (folder / "videos/loop.mp4").symlink_to("loop.mp4")
+    (folder / "videos/more").mkdir()
 
     dataset = build(folder)
     assert len(dataset) == 4
@@ -149,11 +152,14 @@ def test_what_is_rejected_says_why(folder, videos):
         "videos/text.mp4": "no video",
         "videos/other.avi": "only *.mp4",
         "videos/folder.mp4": "a folder",
-        "videos/gone.mp4": "a link to nothing",
         "videos/short.mp4": "has 4 frames, and a clip needs 5",
         "videos/silent.mp4": "no caption metas/silent.txt",
         "videos/empty.mp4": "metas/empty.txt is empty",
         "videos/latin.mp4": "not UTF-8",
+        "videos/deep.mp4": "the caption metas/deep.txt cannot be read: Is a directory",
+        "videos/gone.mp4": "it is a link to nothing",
+        "videos/loop.mp4": "it is a link to nothing",
+        "videos/more": "it is a folder; only *.mp4 files beside it are read",
         "metas/alone.txt": "no video of this name",
     }
     assert found.keys() == expected.keys()

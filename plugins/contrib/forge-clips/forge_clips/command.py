@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -41,18 +42,20 @@ def clips(
         if dry_run:
             continue
         _free(targets.values())
-        (output / "videos").mkdir(parents=True, exist_ok=True)
-        write_shots(video, targets, fps)
-        if caption:
-            (output / "metas").mkdir(exist_ok=True)
-            for path in targets.values():
-                (output / "metas" / f"{path.stem}.txt").write_text(caption + "\n", encoding="utf-8")
+        try:
+            (output / "videos").mkdir(parents=True, exist_ok=True)
+            write_shots(video, targets, fps)
+            if caption:
+                (output / "metas").mkdir(exist_ok=True)
+                for path in targets.values():
+                    (output / "metas" / f"{path.stem}.txt").write_text(caption + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ForgeError(f"cannot write to {output}: {error.strerror}", "choose another --output") from None
         written += len(targets)
     if not dry_run:
         captions = "" if caption else ' dataset.caption="what they show"'
-        typer.echo(
-            f"{written} clips in {output}; in a recipe: dataset.use=video-folder dataset.path={output}{captions}"
-        )
+        place = shlex.quote(f"dataset.path={output}")
+        typer.echo(f"{written} clips in {output}; in a recipe: dataset.use=video-folder {place}{captions}")
 
 
 def _free(paths: Iterable[Path]) -> None:

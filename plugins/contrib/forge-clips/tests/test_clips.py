@@ -94,6 +94,15 @@ def test_the_command_makes_a_dataset(film, tmp_path):
     assert "nothing is overwritten" in forge("clips", film, "--output", "data", folder=tmp_path, code=2)
 
 
+def test_where_it_writes_is_told_as_it_must_be_typed(film, tmp_path):
+    assert "dataset.use=video-folder 'dataset.path=my data'" in forge(
+        "clips", film, "--output", "my data", folder=tmp_path
+    )
+    (tmp_path / "file").touch()
+    said = forge("clips", film, "--output", "file", folder=tmp_path, code=2)
+    assert "cannot write to file: Not a directory" in said
+
+
 def test_a_dry_run_writes_nothing(film, tmp_path):
     assert "film-002" in forge("clips", film, "--output", "data", "--dry-run", folder=tmp_path)
     assert not (tmp_path / "data").exists()

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from cosmos_forge import ForgeError, Problem
+from cosmos_forge.frames import resize
 from cosmos_forge.types import Clip, Rejected
-from forge_lerobot.frames import Unreadable, probe, read, resize
+from forge_lerobot.frames import Unreadable, probe, read
 from forge_lerobot.layout import Episode, read_recording
 from forge_lerobot.plugin import LAYOUT, LeRobotOptions, missing
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from cosmos_forge import ForgeError, Problem
+from cosmos_forge.frames import resize
 from cosmos_forge.types import Clip, Rejected
-from forge_webdataset.frames import Unreadable, read, resize
+from forge_webdataset.frames import Unreadable, read
 from forge_webdataset.plugin import WebDatasetOptions
 from forge_webdataset.shards import Sample, Slice, Wanted, find_samples
 

@@ -10,9 +10,6 @@ from typing import Any
 
 import av
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 
 class Unreadable(Exception):
@@ -35,7 +32,8 @@ def probe(file: Any) -> tuple[list[int], float]:
                 raise Unreadable("the video has no frames")
             return shown, float(stream.average_rate)
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise Unreadable(f"it is no video, or a part of it is missing ({error})") from error
+        why = getattr(error, "strerror", None) or error
+        raise Unreadable(f"it is no video, or a part of it is missing ({why})") from error
 
 
 def read(file: Any, indices: Sequence[int]) -> np.ndarray:
@@ -54,23 +52,5 @@ def read(file: Any, indices: Sequence[int]) -> np.ndarray:
                 if len(frames) == len(wanted):
                     return np.stack([frames[time] for time in wanted])
     except (av.error.FFmpegError, OSError) as error:
-        raise Unreadable(f"it cannot be decoded ({error})") from error
+        raise Unreadable(f"it cannot be decoded ({error.strerror})") from error
     raise Unreadable(f"only {len(frames)} of {len(wanted)} frames can be decoded")
-
-
-def resize(frames_TCHW: Tensor, height: int, width: int, crop: bool) -> Tensor:
-    """uint8 in and out, bilinear with antialiasing, frame by frame, for a long clip in float32 is large. crop: cut out
-    the largest middle part of the proportions first."""
-    if crop:
-        full_height, full_width = frames_TCHW.shape[2:]
-        kept_height = min(full_height, round(full_width * height / width))
-        kept_width = min(full_width, round(full_height * width / height))
-        top, left = (full_height - kept_height) // 2, (full_width - kept_width) // 2
-        frames_TCHW = frames_TCHW[:, :, top : top + kept_height, left : left + kept_width]
-    if frames_TCHW.shape[2:] == (height, width):
-        return frames_TCHW
-    resized = [
-        F.interpolate(frame_CHW[None].float(), (height, width), mode="bilinear", antialias=True)[0]
-        for frame_CHW in frames_TCHW
-    ]
-    return torch.stack([frame_CHW.round().clamp(0, 255).to(torch.uint8) for frame_CHW in resized])

@@ -111,6 +111,8 @@ def search(shard: Path, wanted: Wanted) -> list[Sample]:
                 samples[key][extension] = (member.offset_data, member.size)
     except (tarfile.TarError, OSError) as error:
         fault = f"the tar is damaged after {len(samples)} samples: {error}"
+    if not (samples or fault):
+        fault = "the tar holds no files"
     found = [_sample(shard, wanted, key, members, key in twice) for key, members in samples.items()]
     return [*found, Sample("", reason=fault)] if fault else found
 
@@ -127,7 +129,8 @@ def _sample(shard: Path, wanted: Wanted, key: str, members: dict[str, tuple[int,
         if twice:
             raise Unreadable("its key stands twice in the shard")
         if wanted.video not in members:
-            raise Unreadable(f"it has no member .{wanted.video}, only {', '.join(f'.{each}' for each in members)}")
+            there = ", ".join(f".{each}" if each else "one without a dot" for each in members)
+            raise Unreadable(f"it has no member .{wanted.video}, only {there}")
         caption = _caption(shard, wanted, members) if wanted.text else ""
         offset, size = members[wanted.video]
         with Slice(shard, offset, size) as file:

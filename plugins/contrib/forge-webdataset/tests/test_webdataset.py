@@ -145,11 +145,13 @@ def test_a_damaged_shard_gives_what_stands_before_the_damage(folder):
     (folder / "train-000000.tar").write_bytes(whole[: len(whole) // 2])
     (folder / "none.tar").write_bytes(b"no tar at all" * 100)
     (folder / "zip.tar").write_bytes(b"\x1f\x8b" + b"\0" * 600)
+    (folder / "blank.tar").write_bytes(bytes(20_480))
     dataset = build(folder)
     assert keys(dataset) == ["train-000000.tar/clips/a#0", "train-000000.tar/clips/a#5", "train-000001.tar/c#0"]
     assert "damaged after 2 samples: unexpected end of data" in reasons(dataset)["train-000000.tar"]
     assert "damaged after 0 samples" in reasons(dataset)["none.tar"]
     assert "it is compressed" in reasons(dataset)["zip.tar"]
+    assert reasons(dataset)["blank.tar"] == "the tar holds no files"
 
 
 def test_samples_that_cannot_be_used_say_why(tmp_path, videos):
@@ -159,6 +161,7 @@ def test_samples_that_cannot_be_used_say_why(tmp_path, videos):
         "empty.mp4": videos["a"], "empty.txt": b" \n",
         "latin.mp4": videos["a"], "latin.txt": "gr\xe4u".encode("latin-1"),
         "words.txt": b"Grey.",
+        "README": b"Grey.",
         "fake.mp4": b"no video", "fake.txt": b"Grey.",
         "cut.mp4": videos["b"][: len(videos["b"]) // 2], "cut.txt": b"Grey.",
         "twice.mp4": videos["a"], "twice.txt": b"Grey.", "other/twice.mp4": videos["a"], "other/twice.txt": b"Grey.",
@@ -175,7 +178,8 @@ def test_samples_that_cannot_be_used_say_why(tmp_path, videos):
         "empty": "caption in its .txt is empty",
         "latin": "holds no caption (UnicodeDecodeError",
         "words": "no member .mp4, only .txt",
-        "fake": "it is no video",
+        "fake": "it is no video, or a part of it is missing (Invalid data found when processing input)",
+        "README": "it has no member .mp4, only one without a dot",
         "cut": "missing",
         "twice": "stands twice",
     }
