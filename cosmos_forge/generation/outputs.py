@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ from cosmos_forge.generation import sheet
 from cosmos_forge.generation.chunks import Chunks
 from cosmos_forge.generation.guard import Safety
 from cosmos_forge.generation.inputs import PICTURES, VIDEOS
-from cosmos_forge.generation.jobs import Video
+from cosmos_forge.generation.jobs import Job, Video
+from cosmos_forge.generation.latents import Latents
 from cosmos_forge.run import Run
 from cosmos_forge.types import Context
 
@@ -107,6 +109,13 @@ def read_records(run: Run, videos: Sequence[Video]) -> dict[str, dict[str, Any]]
     return {file.name: json.loads(file.with_suffix(".json").read_text()) for file in files}
 
 
+def clear_away(run: Run) -> None:
+    """The folder of latents, unless some are still there for whoever goes on with others of these videos."""
+    for folder in (run.latents / "base", run.latents):
+        with suppress(OSError):
+            folder.rmdir()
+
+
 def finish(plan: Plan, run: Run, context: Context, videos: Sequence[Video]) -> None:
     """Sums up what all processes have made. An input's videos have a sheet of their own and no truth to be measured by,
     so what held-out clips have shown stays as it was."""
@@ -143,7 +152,18 @@ def finish(plan: Plan, run: Run, context: Context, videos: Sequence[Video]) -> N
 
 def chunks_of(plan: Plan, run: Run, made: Video, settings: Mapping[str, Any]) -> Chunks:
     """Where a long video lies until it is whole."""
-    return Chunks(run.folder / "chunks" / file_name(made.name), plan.lengths, settings)
+    return Chunks(run.folder / "chunks" / file_name(made.name), plan.lengths, _before_guardrails(settings))
+
+
+def latents_of(folder: Path, made: Video, job: Job, settings: Mapping[str, Any]) -> Latents:
+    """Where what is sampled of a video lies until it is decoded."""
+    made_with = {**_before_guardrails(settings), "job": job.name}
+    return Latents(folder / f"{file_name(made.name)}.safetensors", made_with)
+
+
+def _before_guardrails(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a video until guardrails look at it."""
+    return {key: value for key, value in settings.items() if key != "guardrails"}
 
 
 def check_names(run: Run, videos: Sequence[Video]) -> None:

@@ -63,6 +63,7 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     if world.size > 1:
         dist.barrier()
     if world.rank == 0:
+        outputs.clear_away(run)
         outputs.finish(plan, run, context, videos)
         conclude(outputs.read_records(run, videos))
 
