@@ -42,8 +42,11 @@ def write_mp4(frames_THWC: Iterable[np.ndarray], fps: float, path: Path) -> None
     frames, height, width = _checked(frames_THWC)
     if height % 2 or width % 2:
         raise ForgeError(f"{show_path(path)}: H.264 needs even sizes, got {height}x{width}", "choose an even size")
-    with atomic(path) as temporary, av.open(str(temporary), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=H264)
+    rate = Fraction(fps).limit_denominator(1001)
+    # In whole milliseconds, as FFmpeg counts a film's length by itself, the last of very short frames are cut off.
+    options = {"movflags": "faststart", "movie_timescale": str(rate.numerator)}
+    with atomic(path) as temporary, av.open(str(temporary), "w", options=options) as container:
+        stream = container.add_stream("libx264", rate=rate, options=H264)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         codec = stream.codec_context
         codec.colorspace = codec.color_primaries = codec.color_trc = BT709

@@ -30,6 +30,15 @@ def test_a_video_comes_back(tmp_path, fps):
     assert probe(tmp_path / "a.mp4") == Media(9, 48, 64, pytest.approx(fps))
 
 
+@pytest.mark.parametrize("fps", [0.5, 240, 5000, 60000 / 1001])
+def test_no_frame_is_lost_to_a_container_that_counts_milliseconds(tmp_path, fps):
+    noise = np.random.default_rng(1).normal(0, 1, (17, 48, 48, 3)) * np.arange(17)[:, None, None, None]
+    write_mp4((90 + noise).clip(0, 255).astype(np.uint8), fps, tmp_path / "a.mp4")
+    assert len(list(read_frames(tmp_path / "a.mp4"))) == 17
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.duration / av.time_base == pytest.approx(17 / fps, abs=2e-6)
+
+
 def test_a_foreign_letter_in_a_tag_is_no_damage(tmp_path):
     write_mp4(waves(), 24, tmp_path / "a.mp4")
     whole = (tmp_path / "a.mp4").read_bytes()
