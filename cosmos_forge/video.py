@@ -184,7 +184,7 @@ def _read_picture(path: Path) -> np.ndarray:
 def _check_picture(file: Image.Image, path: Path) -> None:
     """Raises ForgeError for what Pillow would show a part of without a word."""
     if file.format in ("PNG", "WEBP", "GIF") and getattr(file, "is_animated", False):
-        what = f"{show_path(path)} holds {file.n_frames} frames"  # type: ignore[attr-defined]
+        what = f"{show_path(path)} holds {file.n_frames} frames, where a picture has one"  # type: ignore[attr-defined]
         raise ForgeError(what, "save it as a video, such as .mp4 or .gif, or one frame as a picture")
     if file.mode in ("I", "F"):
         what = f"{show_path(path)} is a picture of mode {file.mode}: nothing says which of its numbers is white"

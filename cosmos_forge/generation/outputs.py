@@ -122,8 +122,10 @@ def finish(plan: Plan, run: Run, context: Context, videos: Sequence[Video]) -> N
     videos = [each for each in videos if file_of(run, each).exists()]
     if not videos:
         return
-    rows: list[sheet.Row] = []
-    for each in videos[:: -(-len(videos) // SHEET_VIDEOS)]:
+    rows, shown = list[sheet.Row](), videos[:: -(-len(videos) // SHEET_VIDEOS)]
+    if len(shown) < len(videos):
+        context.emit(events.Note(f"the contact sheet shows {len(shown)} of {len(videos)} videos"))
+    for each in shown:
         rows.append(sheet.row_of_file(f"{each.name}: generated", file_of(run, each), each.given))
         if each.truth is not None:
             rows.append(sheet.row(f"{each.name}: truth", THWC(each.truth()), each.given))

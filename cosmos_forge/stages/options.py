@@ -104,6 +104,7 @@ class GenerateOptions(Options):
 
     input: str | None = Field(
         None,
+        min_length=1,
         description="a picture or video to continue, a folder of them (NAME.txt beside one is its prompt), or a JSONL "
         'whose lines are {"visual_input": path, "prompt": text} as in Cosmos; default: every held-out clip',
     )
