@@ -129,17 +129,13 @@ def finish(plan: Plan, run: Run, context: Context, videos: Sequence[Video]) -> N
         rows.append(sheet.row_of_file(f"{each.name}: generated", file_of(run, each), each.given))
         if each.truth is not None:
             rows.append(sheet.row(f"{each.name}: truth", THWC(each.truth()), each.given))
+    picture = sheet_of(run, plan.generate.input)
+    sheet.contact_sheet(rows, picture)
+    whole = len(videos) == 1 and plan.generate.input is not None
+    run.leave(*(("video", file_of(run, videos[0])) if whole else ("videos", run.videos)))
+    run.leave("contact sheet", picture)
     if plan.generate.input is not None:
-        picture = run.videos / f"{file_name(Path(plan.generate.input).resolve().name)}.png"
-        sheet.contact_sheet(rows, picture)
-        whole = len(videos) == 1
-        run.leave(*(("video", file_of(run, videos[0])) if whole else ("videos", run.videos)))
-        run.leave("contact sheet", picture)
         return
-    sheet.contact_sheet(rows, run.videos / "contact-sheet.png")
-    run.leave("videos", run.videos)
-    run.leave("contact sheet", run.videos / "contact-sheet.png")
-
     records = list(read_records(run, videos).values())
     metrics: dict[str, Any] = {
         name: float(np.mean([record["metrics"][name] for record in records])) for name in records[0]["metrics"]
@@ -168,9 +164,10 @@ def _before_guardrails(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key != "guardrails"}
 
 
-def check_names(run: Run, videos: Sequence[Video]) -> None:
-    """Raises ForgeError where two would be written to one file, or one over what another goes on from."""
-    files = {file_of(run, each).resolve() for each in videos}
+def check_names(run: Run, videos: Sequence[Video], sheet: Path) -> None:
+    """Raises ForgeError where two would be written to one file, or one, or the contact sheet, over what another goes on
+    from."""
+    files = {path.resolve() for path in (sheet, *(file_of(run, each) for each in videos))}
     for each in videos:
         if (path := Path(each.source.get("input", ""))).resolve() in files:
             raise ForgeError(f"{show_path(path)} would be overwritten", "copy it, or give this run another --name")
@@ -180,6 +177,12 @@ def check_names(run: Run, videos: Sequence[Video]) -> None:
         if other != each.name:
             what = f"{other} and {each.name} would both become {file_name(each.name)}.mp4"
             raise ForgeError(what, "rename one of them")
+
+
+def sheet_of(run: Run, input_path: str | None) -> Path:
+    """The contact sheet of an input, or of held-out clips."""
+    name = file_name(Path(input_path).resolve().name) if input_path else "contact-sheet"
+    return run.videos / f"{name}.png"
 
 
 def file_of(run: Run, made: Video) -> Path:

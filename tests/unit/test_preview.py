@@ -21,7 +21,7 @@ def test_colours_that_are_linear_in_the_latents_are_found_exactly():
 
 
 def test_channels_that_say_the_same_are_no_hindrance():
-    """As those of a still frame in a tokenizer of the quickstart's kind: the picture is found all the same, each time."""
+    """As those of a still frame may: the picture is found all the same, each time."""
     chance = torch.Generator().manual_seed(0)
     for _ in range(20):
         few = torch.randn(3, 32, 32, generator=chance)
