@@ -66,6 +66,15 @@ def test_a_jsonl_is_read_as_the_references(workplace, plan_of):
     assert [wish.where.line for wish in wishes] == [1, 2, 4]
 
 
+def test_a_path_may_begin_at_home(workplace, plan_of, monkeypatch):
+    """Not every shell writes out what stands behind `input=`."""
+    monkeypatch.setenv("HOME", str(workplace))
+    picture(workplace / "a.png")
+    jsonl(workplace / "list.jsonl", {"visual_input": "~/a.png"})
+    assert [wish.path for wish in find_wishes(plan_of("input=~/a.png"))] == [workplace / "a.png"]
+    assert [wish.path for wish in find_wishes(plan_of("input=~/list.jsonl"))] == [workplace / "a.png"]
+
+
 def test_everything_wrong_with_a_batch_is_said_at_once_with_its_line(workplace, plan_of):
     picture(workplace / "a.png")
     lines = [
