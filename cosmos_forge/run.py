@@ -11,6 +11,7 @@ checkpoints/       to resume from
 export/            trained weights
 samples/           videos that training made of held-out clips as it went, a folder a step
 videos/            what was generated, each with a JSON of its settings
+latents/, chunks/  while videos are generated: what is done of them
 metrics.json       how good it is
 stages/            a JSON for each finished stage: its settings' digest and its artifacts; a TOML for one that was
                    done again by itself with settings of its own
@@ -76,6 +77,10 @@ class Run:
     @property
     def videos(self) -> Path:
         return self.folder / "videos"
+
+    @property
+    def latents(self) -> Path:
+        return self.folder / "latents"
 
     @property
     def metrics(self) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 import av
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.files import atomic
@@ -42,8 +42,11 @@ def write_mp4(frames_THWC: Iterable[np.ndarray], fps: float, path: Path) -> None
     frames, height, width = _checked(frames_THWC)
     if height % 2 or width % 2:
         raise ForgeError(f"{show_path(path)}: H.264 needs even sizes, got {height}x{width}", "choose an even size")
-    with atomic(path) as temporary, av.open(str(temporary), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=H264)
+    rate = Fraction(fps).limit_denominator(1001)
+    # In whole milliseconds, as FFmpeg counts a film's length by itself, the last of very short frames are cut off.
+    options = {"movflags": "faststart", "movie_timescale": str(rate.numerator)}
+    with atomic(path) as temporary, av.open(str(temporary), "w", options=options) as container:
+        stream = container.add_stream("libx264", rate=rate, options=H264)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         codec = stream.codec_context
         codec.thread_type = "FRAME"  # frames side by side: many cores are busy, where parts of a frame keep few so
@@ -163,13 +166,27 @@ def _is_picture(path: Path) -> bool:
 
 
 def _read_picture(path: Path) -> np.ndarray:
-    """HWC, turned as its camera says; what is transparent becomes white, as in Cosmos inference."""
+    """HWC, turned as its camera says; what is transparent becomes white, as in Cosmos inference. Of 16 bits the upper 8
+    count."""
     try:
         with Image.open(path) as file:
+            _check_picture(file, path)
             picture = ImageOps.exif_transpose(file)
+            if picture.mode.startswith("I;16"):  # which Pillow would cut off at 255
+                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
             if picture.has_transparency_data:
                 picture = picture.convert("RGBA")
                 picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
             return np.array(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ForgeError(f"{show_path(path)} cannot be read as a picture: {error}", "save it again as PNG") from error
+
+
+def _check_picture(file: Image.Image, path: Path) -> None:
+    """Raises ForgeError for what Pillow would show a part of without a word."""
+    if file.format in ("PNG", "WEBP", "GIF") and getattr(file, "is_animated", False):
+        what = f"{show_path(path)} holds {file.n_frames} frames, where a picture has one"  # type: ignore[attr-defined]
+        raise ForgeError(what, "save it as a video, such as .mp4 or .gif, or one frame as a picture")
+    if file.mode in ("I", "F"):
+        what = f"{show_path(path)} is a picture of mode {file.mode}: nothing says which of its numbers is white"
+        raise ForgeError(what, "save it as PNG, of 8 or 16 bits")

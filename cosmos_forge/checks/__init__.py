@@ -140,18 +140,20 @@ def _sizes(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
         return
     wanted = []
     if {"prepare", "generate"} & set(stages) and "dataset" in plan.tables:
-        wanted.append(("dataset", [getattr(plan.options("dataset"), size) for size in SIZES]))
+        wanted.append(("dataset", {size: getattr(plan.options("dataset"), size) for size in SIZES}))
     if "generate" in stages and "generate" in plan.tables:
-        wanted.append(("generate", list(plan.video_size())))
+        frames, height, width = plan.video_size()
+        key = "chunk_frames" if plan.generate.chunk_frames == frames else "num_frames"
+        wanted.append(("generate", {key: frames, "height": height, "width": width}))
     for table, sizes in wanted:
         try:
-            plan.options("latent_tokenizer").latent_shape(*sizes)
+            plan.options("latent_tokenizer").latent_shape(*sizes.values())
         except ValueError as error:
-            named = [key for key in SIZES if key in str(error) or key.removeprefix("num_") in str(error)]
-            given = [key for key in named or SIZES if (table, key) in plan.origins]
+            named = [key for key in sizes if key.rpartition("_")[2] in str(error)]
+            given = [key for key in named or sizes if (table, key) in plan.origins]
             if table == "dataset" or given:  # where generate inherits a size, the dataset's table is told
                 use = plan.use("latent_tokenizer")
-                what = f"latent tokenizer `{use}` does not fit clips of {'x'.join(map(str, sizes))}: {error}"
+                what = f"latent tokenizer `{use}` does not fit clips of {'x'.join(map(str, sizes.values()))}: {error}"
                 yield plan.problem(table, (given or ["use"])[0], what, "frames x height x width are meant")
 
 

@@ -35,7 +35,7 @@ class Wish:
 
 def find_wishes(plan: Plan) -> list[Wish]:
     """What `generate.input` asks for, in order. Raises ForgeError with everything that is wrong with it."""
-    path = Path(plan.generate.input or "")
+    path = Path(plan.generate.input or "").expanduser()
     problems: list[Problem] = []
     if path.is_dir():
         wishes = list(_of_folder(plan, path, problems))
@@ -133,7 +133,7 @@ def _faults(line: str, file: Path) -> Iterator[tuple[str, str]]:
 
 def _locate(path: str, file: Path) -> Path:
     """A path of a JSONL: from the working directory, as in Cosmos inference, else from the file's folder."""
-    here, beside = Path(path), file.parent / path
+    here, beside = Path(path).expanduser(), file.parent / path
     return beside if beside.is_file() and not here.is_file() else here
 
 

@@ -153,7 +153,7 @@ def _of_input(plan: Plan, wish: Wish, media: Media) -> Video:
 def _notes(plan: Plan, wishes: Sequence[Wish], found: Sequence[Media], videos: Sequence[Video]) -> list[str]:
     """What a person may not expect of their input."""
     options, (_, height, width) = plan.generate, plan.video_size()
-    folder, notes = Path(options.input or ""), []
+    folder, notes = Path(options.input or "").expanduser(), []
     if folder.is_dir() and (others := left_out(folder)):
         notes.append(f"left out, being neither picture, video nor the prompt of one: {_some(others)}")
     pictures = [wish.path.name for wish in wishes if _is_picture(wish)]

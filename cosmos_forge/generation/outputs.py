@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ from cosmos_forge.generation import sheet
 from cosmos_forge.generation.chunks import Chunks
 from cosmos_forge.generation.guard import Safety
 from cosmos_forge.generation.inputs import PICTURES, VIDEOS
-from cosmos_forge.generation.jobs import Video
+from cosmos_forge.generation.jobs import Job, Video
+from cosmos_forge.generation.latents import Latents
 from cosmos_forge.run import Run
 from cosmos_forge.types import Context
 
@@ -107,28 +109,33 @@ def read_records(run: Run, videos: Sequence[Video]) -> dict[str, dict[str, Any]]
     return {file.name: json.loads(file.with_suffix(".json").read_text()) for file in files}
 
 
+def clear_away(run: Run) -> None:
+    """The folder of latents, unless some are still there for whoever goes on with others of these videos."""
+    for folder in (run.latents / "base", run.latents):
+        with suppress(OSError):
+            folder.rmdir()
+
+
 def finish(plan: Plan, run: Run, context: Context, videos: Sequence[Video]) -> None:
     """Sums up what all processes have made. An input's videos have a sheet of their own and no truth to be measured by,
     so what held-out clips have shown stays as it was."""
     videos = [each for each in videos if file_of(run, each).exists()]
     if not videos:
         return
-    rows: list[sheet.Row] = []
-    for each in videos[:: -(-len(videos) // SHEET_VIDEOS)]:
+    rows, shown = list[sheet.Row](), videos[:: -(-len(videos) // SHEET_VIDEOS)]
+    if len(shown) < len(videos):
+        context.emit(events.Note(f"the contact sheet shows {len(shown)} of {len(videos)} videos"))
+    for each in shown:
         rows.append(sheet.row_of_file(f"{each.name}: generated", file_of(run, each), each.given))
         if each.truth is not None:
             rows.append(sheet.row(f"{each.name}: truth", THWC(each.truth()), each.given))
+    picture = sheet_of(run, plan.generate.input)
+    sheet.contact_sheet(rows, picture)
+    whole = len(videos) == 1 and plan.generate.input is not None
+    run.leave(*(("video", file_of(run, videos[0])) if whole else ("videos", run.videos)))
+    run.leave("contact sheet", picture)
     if plan.generate.input is not None:
-        picture = run.videos / f"{file_name(Path(plan.generate.input).resolve().name)}.png"
-        sheet.contact_sheet(rows, picture)
-        whole = len(videos) == 1
-        run.leave(*(("video", file_of(run, videos[0])) if whole else ("videos", run.videos)))
-        run.leave("contact sheet", picture)
         return
-    sheet.contact_sheet(rows, run.videos / "contact-sheet.png")
-    run.leave("videos", run.videos)
-    run.leave("contact sheet", run.videos / "contact-sheet.png")
-
     records = list(read_records(run, videos).values())
     metrics: dict[str, Any] = {
         name: float(np.mean([record["metrics"][name] for record in records])) for name in records[0]["metrics"]
@@ -143,12 +150,24 @@ def finish(plan: Plan, run: Run, context: Context, videos: Sequence[Video]) -> N
 
 def chunks_of(plan: Plan, run: Run, made: Video, settings: Mapping[str, Any]) -> Chunks:
     """Where a long video lies until it is whole."""
-    return Chunks(run.folder / "chunks" / file_name(made.name), plan.lengths, settings)
+    return Chunks(run.folder / "chunks" / file_name(made.name), plan.lengths, _before_guardrails(settings))
 
 
-def check_names(run: Run, videos: Sequence[Video]) -> None:
-    """Raises ForgeError where two would be written to one file, or one over what another goes on from."""
-    files = {file_of(run, each).resolve() for each in videos}
+def latents_of(folder: Path, made: Video, job: Job, settings: Mapping[str, Any]) -> Latents:
+    """Where what is sampled of a video lies until it is decoded."""
+    made_with = {**_before_guardrails(settings), "job": job.name}
+    return Latents(folder / f"{file_name(made.name)}.safetensors", made_with)
+
+
+def _before_guardrails(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a video until guardrails look at it."""
+    return {key: value for key, value in settings.items() if key != "guardrails"}
+
+
+def check_names(run: Run, videos: Sequence[Video], sheet: Path) -> None:
+    """Raises ForgeError where two would be written to one file, or one, or the contact sheet, over what another goes on
+    from."""
+    files = {path.resolve() for path in (sheet, *(file_of(run, each) for each in videos))}
     for each in videos:
         if (path := Path(each.source.get("input", ""))).resolve() in files:
             raise ForgeError(f"{show_path(path)} would be overwritten", "copy it, or give this run another --name")
@@ -158,6 +177,12 @@ def check_names(run: Run, videos: Sequence[Video]) -> None:
         if other != each.name:
             what = f"{other} and {each.name} would both become {file_name(each.name)}.mp4"
             raise ForgeError(what, "rename one of them")
+
+
+def sheet_of(run: Run, input_path: str | None) -> Path:
+    """The contact sheet of an input, or of held-out clips."""
+    name = file_name(Path(input_path).resolve().name) if input_path else "contact-sheet"
+    return run.videos / f"{name}.png"
 
 
 def file_of(run: Run, made: Video) -> Path:

@@ -72,7 +72,9 @@ class _Watched:
 def fit(pixels_CHW: Tensor, latents_CHW: Tensor) -> Tensor:
     """Latent channels and a constant -> RGB, (C + 1, 3), from one frame (-1 to 1) and its latents."""
     small_CHW = F.interpolate(pixels_CHW[None].float(), latents_CHW.shape[1:], mode="area")[0]
-    return torch.linalg.lstsq(_with_constant(latents_CHW), small_CHW.flatten(1).T).solution
+    # torch's default driver, gelsy, begins with columns that uninitialised memory names: where latents are of less than
+    # full rank, as those of a still frame may be, it finds now this and now that.
+    return torch.linalg.lstsq(_with_constant(latents_CHW), small_CHW.flatten(1).T, driver="gelsd").solution
 
 
 def paint(latents_CTHW: Tensor, colours: Tensor) -> Image.Image:

@@ -15,6 +15,7 @@ from cosmos_forge import events
 from cosmos_forge.compiling import compile_blocks, wake_compiler
 from cosmos_forge.errors import show_path
 from cosmos_forge.generation.jobs import Job
+from cosmos_forge.generation.latents import Latents
 from cosmos_forge.generation.loading import load_model
 from cosmos_forge.generation.preview import Preview
 from cosmos_forge.generation.residency import choose_residency, settle
@@ -66,20 +67,21 @@ def sample(
     jobs: Sequence[Job],
     texts: dict[str | None, TextEmbedding],
     given: list[Tensor],
-    what: str,
     share: Share,
-) -> list[Tensor]:
-    """Latents of each job's video, on the CPU; the same in all processes of a team. what: these are, for the view."""
+    tell: Callable[[float], None],
+    keep: Callable[[Job, Tensor], None],
+) -> None:
+    """Hands each job's latents, on the CPU and the same in all processes of a team, to `keep` once they are there.
+    tell: is told how many of the jobs are done. Called by all processes, also those without a job."""
     options, team = plan.generate, share.team
     negative = options.negative_prompt if options.guidance else ""
     residency = choose_residency(plan, context, share.split.context)
     if not jobs:
-        return []
+        return
     model = _load_model(plan, context, weights, residency, share)
     sampler: Sampler = component(plan, "sampler", context)
     shape = plan.options("latent_tokenizer").latent_shape(*plan.video_size())
     steps = plan.options("sampler").steps
-    latents = []
     for index, (job, known) in enumerate(zip(jobs, given, strict=True)):
         whole = torch.zeros(1, *shape)
         whole[:, :, : known.shape[2]] = known
@@ -95,7 +97,7 @@ def sample(
         preview = Preview(context.folder / "preview.png", job.read, known, model.sigma_data)
 
         def on_step(step: int, index: int = index, preview: Preview = preview) -> None:
-            context.emit(events.Progress(what, index + min(step / steps, 1.0), len(jobs), "videos"))
+            tell(index + min(step / steps, 1.0))
             if context.world.rank == 0 and preview.step():
                 context.emit(events.Note(f"{show_path(preview.path)} shows roughly what there is so far"))
 
@@ -103,11 +105,10 @@ def sample(
         x0 = solve(sampler, denoise, condition, options.seed, job.name, on_step)
         if context.world.rank == 0:
             preview.path.unlink(missing_ok=True)
-        latents.append((x0 / model.sigma_data).cpu())
-        context.emit(events.Progress(what, index + 1, len(jobs), "videos"))
+        keep(job, (x0 / model.sigma_data).cpu())
+        tell(index + 1)
     del model
     _free(context)
-    return latents
 
 
 @torch.no_grad()
@@ -134,13 +135,13 @@ def _load_model(plan: Plan, context: Context, weights: Weights, residency: Resid
     return model
 
 
-def decode(plan: Plan, context: Context, latents: list[Tensor], share: Share) -> Iterator[Tensor]:
-    """Frames of each video, uint8 CTHW, one video after the other; none where another process leads the team."""
-    if not (share.leads and latents):
+def decode(plan: Plan, context: Context, latents: Sequence[Latents]) -> Iterator[Tensor]:
+    """Frames of each video, uint8 CTHW, one video after the other."""
+    if not latents:
         return
     tokenizer: LatentTokenizer = component(plan, "latent_tokenizer", context)
     for each in latents:
-        yield frames(tokenizer, each.to(context.device))
+        yield frames(tokenizer, each.read().to(context.device))
     del tokenizer
     _free(context)
 

@@ -35,7 +35,7 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     world, options = context.world, plan.generate
     weights = weights_of(plan, run)
     videos = upsample_prompts(plan, run, context, find_videos(plan, run, context))
-    outputs.check_names(run, videos)
+    outputs.check_names(run, videos, outputs.sheet_of(run, options.input))
     for text in untried(plan, {each.fps for each in videos}, {each.given for each in videos}):
         context.emit(events.Note(f"beyond training: {text}", warning=True))
     if plan.lengths.chunks > 1:
@@ -63,6 +63,7 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
     if world.size > 1:
         dist.barrier()
     if world.rank == 0:
+        outputs.clear_away(run)
         outputs.finish(plan, run, context, videos)
         conclude(outputs.read_records(run, videos))
 

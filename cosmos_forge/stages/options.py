@@ -117,6 +117,7 @@ class GenerateOptions(Options):
 
     input: str | None = Field(
         None,
+        min_length=1,
         description="a picture or video to continue, a folder of them (NAME.txt beside one is its prompt), or a JSONL "
         'whose lines are {"visual_input": path, "prompt": text} as in Cosmos; default: every held-out clip',
     )
@@ -155,7 +156,7 @@ class GenerateOptions(Options):
     overlap: int = Field(9, ge=1, description="frames at a chunk's end that the next goes on from: 1, 9, 17, .. (8k+1)")
     height: int | None = Field(None, ge=16, description="pixels; default: as the dataset's")
     width: int | None = Field(None, ge=16, description="pixels; default: as the dataset's")
-    fps: float | None = Field(None, gt=0, description="frames a second; default: the input's")
+    fps: float | None = Field(None, ge=0.01, description="frames a second; default: the input's")
     compare_base: bool = Field(False, description="also continue held-out clips as before training, and compare")
     memory: Literal["auto", "resident", "streamed", "fp8"] = Field(
         "auto",

@@ -38,10 +38,11 @@ def closing(picture: Picture, folder: Path) -> Closing:
     if picture.outcome == "open":
         words = ["The run ended without a word, as when it is killed. The same command goes on."]
         return Closing(f"stopped after {took}", words=words, tries=_tries(picture, folder))
-    files = [(name, show_path(folder / path)) for name, path in reversed(picture.artifacts.items())]
+    left = [name for name in reversed(picture.artifacts) if picture.is_about(name)]
+    files = [(name, show_path(folder / picture.artifacts[name])) for name in left]
     files.sort(key=lambda file: file[0] not in ("video", "videos"))
     files = [*_page(folder), *files]
-    words = [*_held_out(picture), *measured(picture.metrics)]
+    words = [*_held_out(picture), *(measured(picture.metrics) if picture.is_about("metrics") else [])]
     if picture.rejected:
         words.append(f"{picture.rejected} clip{'s were' if picture.rejected > 1 else ' was'} left out.")
     return Closing(f"done in {took}", files=files, words=words, tries=_tries(picture, folder))
@@ -54,7 +55,7 @@ def _page(folder: Path) -> list[tuple[str, str]]:
 
 def _held_out(picture: Picture) -> list[str]:
     """What training was judged by, if it was."""
-    if not picture.training.judged:
+    if "train" not in picture.stages or not picture.training.judged:
         return []
     last, best = picture.training.judged[-1], picture.training.best
     words = f"{held_out(last).capitalize()}"
@@ -69,15 +70,15 @@ def _tries(picture: Picture, folder: Path) -> list[tuple[str, str]]:
     watched = shlex.quote(folder.name if parent == "runs" else show_path(folder))
     if picture.outcome == "failed":
         return [("check this machine", f"forge doctor {recipe}")]
-    if picture.outcome != "done":
-        return [("go on", f"forge run {where}")]
+    if picture.outcome != "done":  # a single stage may have had settings of its own, which the recipe has not
+        return [("go on", f"forge run {where}")] if len(picture.stages) > 1 else []
     if "generate" not in picture.stages:
         return [("do the other stages", f"forge run {where}")]
     tries = [("continue a video of yours", f"forge generate {where} input=my.mp4")]
-    if picture.training.latest is not None:
+    if "train" in picture.stages and picture.training.latest is not None:
         steps = 2 * picture.training.latest.steps
         tries.append(("train twice as long", f"forge run {where} --continue train.steps={steps}"))
-    best = picture.training.best
+    best = picture.training.best if "train" in picture.stages else None
     if best and best is not picture.training.judged[-1]:
         tries.append((f"go back to step {best.step}", f"forge run {where} --continue export.checkpoint=best"))
     explain = ("see where each setting is from", f"forge explain {shlex.quote(picture.recipe)}")

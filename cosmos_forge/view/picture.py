@@ -119,7 +119,10 @@ class Training:
 
 @dataclass
 class Picture:
-    """A run as its events tell it. Its last attempt, with the loss curve, artifacts and measurements of all."""
+    """A run as its events tell it. Its last attempt, with the loss curve, artifacts and measurements of all.
+
+    left_by: the stage that left each artifact, and "metrics". news: those of the last attempt.
+    """
 
     name: str = ""
     recipe: str = ""
@@ -131,6 +134,8 @@ class Picture:
     said: set[Event] = field(default_factory=set)
     training: Training = field(default_factory=Training)
     artifacts: dict[str, str] = field(default_factory=dict)
+    left_by: dict[str, str] = field(default_factory=dict)
+    news: set[str] = field(default_factory=set)
     metrics: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -142,6 +147,12 @@ class Picture:
     def rejected(self) -> int:
         """How many clips were left out."""
         return sum(isinstance(event, RejectedClip) for event in self.said)
+
+    def is_about(self, name: str) -> bool:
+        """Whether the last attempt left it, or found the stage that did done: a stage done again by itself is about
+        nothing else."""
+        stage = self.stages.get(self.left_by.get(name, ""))
+        return name in self.news or (stage is not None and stage.status == "skipped")
 
     def add(self, stamped: Stamped) -> bool:
         """Paints one event. False for a note or a rejected clip that was there before, which need not be told again."""
@@ -164,7 +175,7 @@ class Picture:
             case RunStarted():
                 self.name, self.recipe, self.started = event.name, event.recipe, self.time
                 self.stages = {name: StageLine(name) for name in event.stages}
-                self.outcome, self.failure, self.said = "open", None, set()
+                self.outcome, self.failure, self.said, self.news = "open", None, set(), set()
             case RunFinished():
                 self.outcome = "done"
             case StageStarted():
@@ -181,10 +192,16 @@ class Picture:
             case Artifact():
                 self.artifacts.pop(event.name, None)  # what was made last stands last
                 self.artifacts[event.name] = event.path
+                self._left(event.name)
             case Measured():
                 self.metrics = event.metrics
+                self._left("metrics")
             case _:
                 self._work(event)
+
+    def _left(self, name: str) -> None:
+        self.left_by[name] = self.current.name if self.current else ""
+        self.news.add(name)
 
     def _start(self, event: StageStarted) -> None:
         self.stages[event.stage] = StageLine(event.stage, "running", event.processes, self.time)

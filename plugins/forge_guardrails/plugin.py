@@ -30,13 +30,24 @@ class BlocklistOptions(Options):
 
     def fingerprint(self) -> str:
         """Of the file's content."""
+        return "\n".join(self.words_of_file())
+
+    def words_of_file(self) -> list[str]:
+        """Raises ForgeError for a file that cannot be read."""
         from forge_guardrails.blocklist import read_words
 
-        return "\n".join(read_words(Path(self.file))) if self.file and Path(self.file).is_file() else ""
+        return read_words(Path(self.file)) if self.file and Path(self.file).is_file() else []
 
     def check(self, plan: Plan) -> Iterable[Problem]:
-        """Whether there is a file, and any word at all."""
+        """Whether there is a file, and any word at all, and each can be found."""
+        from forge_guardrails.blocklist import split
+
         table = plan.name_of(self)
+        for key, words in {"words": self.words, "file": self.words_of_file()}.items():
+            for word in filter(str.strip, words):
+                if not split(word):
+                    what = f"`{word}` holds no letter and no digit, so no prompt can hold it"
+                    yield plan.problem(table, key, what, "take it out: whole words of letters and digits are compared")
         if self.file and not Path(self.file).is_file():
             what = f"file {self.file} does not exist"
             yield plan.problem(table, "file", what, f"relative paths start at {Path.cwd()}")

@@ -28,13 +28,13 @@ class Server:
     def __init__(self, options: OpenAIOptions, context: Context) -> None:
         self.options = options
         self.address = f"{options.base_url.rstrip('/')}/chat/completions"
-        self.headers = {"Content-Type": "application/json"}
+        self.key = ""
         if options.api_key_variable:
             key = os.environ.get(options.api_key_variable)
             if not key:
                 what = f"[prompt_upsampler] the environment has no {options.api_key_variable}"
                 raise ForgeError(what, f"export {options.api_key_variable}=...")
-            self.headers["Authorization"] = f"Bearer {key}"
+            self.key = key
 
     def upsample(self, prompt: str, frame_CHW: Tensor) -> str:
         """The server's answer. Raises ForgeError where there is none, or it was cut short."""
@@ -66,7 +66,7 @@ class Server:
             if attempt:
                 time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
             try:
-                with urlopen(Request(self.address, body, self.headers), timeout=self.options.timeout) as response:
+                with urlopen(self._request(body), timeout=self.options.timeout) as response:
                     answer: bytes = response.read()
                     return answer
             except HTTPError as error:
@@ -77,6 +77,12 @@ class Server:
             except (URLError, TimeoutError, HTTPException, ConnectionError) as error:
                 why = f"does not answer: {getattr(error, 'reason', error) or type(error).__name__}"
         raise self._error(f"{why} ({attempts} attempt{'s' * (attempts > 1)})")
+
+    def _request(self, body: bytes) -> Request:
+        request = Request(self.address, body, {"Content-Type": "application/json"})
+        if self.key:  # for this server alone, wherever it redirects to
+            request.add_unredirected_header("Authorization", f"Bearer {self.key}")
+        return request
 
     def _error(self, what: str, fix: str = "") -> ForgeError:
         fix = fix or "look at the server, or leave [prompt_upsampler] out by on = false"

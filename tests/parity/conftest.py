@@ -17,7 +17,7 @@ import fnmatch
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ class Case:
             fps_B=batch["fps"],
             seed=call["seed"],
         )
-        return model.denoiser(condition, call["guidance"])
+        return replace(model.denoiser(condition, call["guidance"]), padding_B1HW=batch["padding_mask"])
 
     def batch(self) -> dict[str, Tensor]:
         """The batch of the case, which may stand beside another."""

@@ -18,7 +18,8 @@ from cosmos_forge.frames import resize
 from cosmos_forge.generation.jobs import to_given_pixels
 from cosmos_forge.video import read_last
 from forge_cosmos1.tokenizer_options import TokenizerOptions
-from forge_video_folder.reader import read_frames
+from forge_video_folder.plugin import VideoFolderOptions
+from forge_video_folder.reader import probe, read_frames
 
 LEVEL = 1 / 128
 ROUNDING = 2**-9  # of a number below 1 in bfloat16
@@ -72,9 +73,23 @@ def test_given_frames(case, check):
 
 @pytest.mark.golden("j_data/*dataset*")
 def test_clips(case, check):
-    """Ours are cut at the same frames and resized the same way; on the recording's own frames to the bit."""
-    config, recorded = case.record["config"], case.record["scalars"]
-    decoded_THWC = read_frames(source(case), config["frame_ids"])
+    """Ours are as many, cut at the same frames and resized the same way; on the recording's own frames to the bit."""
+    config, recorded, path = case.record["config"], case.record["scalars"], source(case)
+    height, width = config["video_size"]
+    options = VideoFolderOptions(
+        path="clips",
+        num_frames=config["num_frames"],
+        height=height,
+        width=width,
+        frame_stride=config["sequence_interval"],
+        start_frame_interval=config["start_frame_interval"],
+    )
+    _, starts = options.places(len(probe(path).times), height, width)
+    check("number of clips", len(starts), config["number_of_samples"], 0)
+    first = starts[config["sample_index"]]
+    frames = range(first, first + options.span(options.num_frames), options.frame_stride)
+    check("frames", list(frames), config["frame_ids"], 0)
+    decoded_THWC = read_frames(path, frames)
     if case.record.get("file"):
         theirs_TCHW = case.tensors["in/decoded_frames"].movedim(3, 1)
         check("decoded", torch.from_numpy(decoded_THWC).movedim(3, 1), theirs_TCHW, 2)

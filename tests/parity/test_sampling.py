@@ -49,17 +49,27 @@ def sample(denoise: Denoiser, noise: Tensor, folder: Path, use: str, **options: 
     return build("sampler", use, options, make_context(folder)).sample(recorder, noise), recorder
 
 
+def schedule(config: dict[str, Any]) -> dict[str, Any]:
+    """A sampler's options as a case has them. The reference's num_steps counts evaluations: two in a step of 2mid."""
+    levels = {name: config[name] for name in ("sigma_max", "sigma_min", "rho") if name in config}
+    solver = {"solver": config["solver"]} if "solver" in config else {}
+    return {"steps": config["num_steps"] // evaluations(config), **levels, **solver}
+
+
+def evaluations(config: dict[str, Any]) -> int:
+    """Of the network, in a step."""
+    return 2 if config.get("solver") == "2mid" else 1
+
+
 @pytest.mark.golden("d_sampling/d[0-9]*_res_*")
 def test_res(case: Any, check: Callable[..., None], tmp_path: Path) -> None:
     config, recorded = case.record["config"], case.tensors
     assert config["denoiser"] == ANALYTIC
-    solver = config["solver"]
-    evaluations = 2 if solver == "2mid" else 1  # a step; the reference's num_steps counts evaluations
-    steps = config["num_steps"] // evaluations
+    each = evaluations(config)
     noise = recorded["in/x_T"].double() / config["sigma_max"]
-    result, calls = sample(Analytic(), noise, tmp_path, "res", steps=steps, solver=solver)
-    check("sigmas", torch.stack(calls.sigma[::evaluations])[:, 0], recorded["sigmas"], 1e-12)
-    check("states", torch.stack(calls.x[evaluations::evaluations]), recorded["states64"], 1e-12)
+    result, calls = sample(Analytic(), noise, tmp_path, "res", **schedule(config))
+    check("sigmas", torch.stack(calls.sigma[::each])[:, 0], recorded["sigmas"], 1e-12)
+    check("states", torch.stack(calls.x[each::each]), recorded["states64"], 1e-12)
     check("estimates", torch.stack(calls.x0), recorded["calls/x0"], 1e-6)
     check("result", result, recorded["out/sample"], 1e-6)
 
@@ -68,7 +78,7 @@ def test_res(case: Any, check: Callable[..., None], tmp_path: Path) -> None:
 def test_euler(case: Any, check: Callable[..., None], tmp_path: Path) -> None:
     config, recorded = case.record["config"], case.tensors
     assert config["denoiser"].startswith(ANALYTIC)
-    result, calls = sample(Analytic(), recorded["in/noise"], tmp_path, "euler", steps=config["num_steps"])
+    result, calls = sample(Analytic(), recorded["in/noise"], tmp_path, "euler", **schedule(config))
     check("sigmas", torch.stack(calls.sigma)[:, 0], recorded["sigmas"][:-1], 2e-5)  # theirs are computed in float32
     check("start", calls.x[0], recorded["in/x_T"], 1e-6, relative=True)
     check("states", torch.stack(calls.x[1:]), recorded["trajectory"][:-1], 1e-4)
@@ -77,9 +87,9 @@ def test_euler(case: Any, check: Callable[..., None], tmp_path: Path) -> None:
 
 @pytest.mark.golden("d_sampling/d_v2w_res_*")
 def test_whole_run_with_res(case: Any, check: Callable[..., None], tmp_path: Path) -> None:
-    recorded, steps = case.tensors, case.record["config"]["call"]["num_steps"]
+    recorded, options = case.tensors, schedule(case.record["config"]["call"])
     denoise = case.denoiser(tmp_path)
-    result, calls = sample(denoise, recorded["in/initial_noise"], tmp_path, "res", steps=steps)
+    result, calls = sample(denoise, recorded["in/initial_noise"], tmp_path, "res", **options)
     check("sigmas", torch.stack(calls.sigma)[:, 0], recorded["calls/sigma"], 1e-5)
     check("states", torch.cat(calls.x), recorded["calls/x"], 1e-6, relative=True)
     check("estimates", torch.cat(calls.x0), recorded["calls/x0"], 1e-4)
@@ -88,9 +98,9 @@ def test_whole_run_with_res(case: Any, check: Callable[..., None], tmp_path: Pat
 
 @pytest.mark.golden("d_sampling/d_v2w_euler_*")
 def test_whole_run_with_euler(case: Any, check: Callable[..., None], tmp_path: Path) -> None:
-    recorded, steps = case.tensors, case.record["config"]["call"]["num_steps"]
+    recorded, options = case.tensors, schedule(case.record["config"]["call"])
     denoise = case.denoiser(tmp_path)
-    result, calls = sample(denoise, recorded["in/initial_noise"], tmp_path, "euler", steps=steps)
+    result, calls = sample(denoise, recorded["in/initial_noise"], tmp_path, "euler", **options)
     check("start", calls.x[0], denoise.impose(recorded["in/initial_state"], calls.sigma[0]), 1e-6, relative=True)
     for step, state in enumerate(recorded["out/trajectory"][:-1], start=1):
         check(f"state {step}", calls.x[step], denoise.impose(state[None], calls.sigma[step]), 1e-4)

@@ -33,8 +33,8 @@ def test_weights_load_by_name(case: Any, check: Callable[..., None], tmp_path: P
 def test_step(case: Any, check: Callable[..., None], tmp_path: Path) -> None:
     training_side = "solver" in case.record["config"]["call"]
     denoise = case.denoiser(tmp_path)
-    net_inputs: list[torch.Tensor] = []
-    denoise.net.register_forward_pre_hook(lambda module, inputs: net_inputs.append(inputs[0]))
+    calls: list[tuple[torch.Tensor, ...]] = []
+    denoise.net.register_forward_hook(lambda net, inputs, outputs: calls.append((inputs[0], inputs[4], outputs[0])))
 
     for name in sorted({name.split("/")[0] for name in case.tensors if name.startswith(("step", "call"))}):
         step = case.part(f"{name}/")
@@ -42,6 +42,9 @@ def test_step(case: Any, check: Callable[..., None], tmp_path: Path) -> None:
         # Imposed frames are of size sigma.
         imposed = step["out/xt" if training_side else "out/new_xt"]
         check(f"{name} state", denoise.impose(x, sigma), imposed, 1e-6, relative=True)
-        net_inputs.clear()
+        calls.clear()
         check(f"{name} x0", denoise(x, sigma), step["out/x0"], TOLERANCE)
-        check(f"{name} network input", net_inputs[0], step["out/net_in"], TOLERANCE)
+        check(f"{name} network input", calls[0][0], step["out/net_in"], TOLERANCE)
+        for branch, (_, mask, output) in zip(("cond", "uncond"), calls, strict=denoise.guidance > 0):
+            check(f"{name} mask, {branch}", mask, step[f"out/mask_{branch}"], 0)
+            check(f"{name} network output, {branch}", output, step[f"out/net_{branch}"], TOLERANCE)

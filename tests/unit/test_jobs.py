@@ -13,7 +13,7 @@ from cosmos_forge.generation.chunks import Chunks
 from cosmos_forge.generation.inputs import find_wishes, left_out
 from cosmos_forge.generation.jobs import Video, find_videos, to_given_pixels, to_pixels
 from cosmos_forge.generation.lengths import Lengths
-from cosmos_forge.generation.outputs import check_names, file_name
+from cosmos_forge.generation.outputs import check_names, file_name, sheet_of
 from cosmos_forge.plan import make_plan
 from cosmos_forge.recipe import read_recipe
 from cosmos_forge.run import Run
@@ -64,6 +64,15 @@ def test_a_jsonl_is_read_as_the_references(workplace, plan_of):
     assert [wish.prompts for wish in wishes] == [("a fox",), (), ("a", "b")]
     assert wishes[1].path.resolve() == workplace / "batch" / "there.png"
     assert [wish.where.line for wish in wishes] == [1, 2, 4]
+
+
+def test_a_path_may_begin_at_home(workplace, plan_of, monkeypatch):
+    """Not every shell writes out what stands behind `input=`."""
+    monkeypatch.setenv("HOME", str(workplace))
+    picture(workplace / "a.png")
+    jsonl(workplace / "list.jsonl", {"visual_input": "~/a.png"})
+    assert [wish.path for wish in find_wishes(plan_of("input=~/a.png"))] == [workplace / "a.png"]
+    assert [wish.path for wish in find_wishes(plan_of("input=~/list.jsonl"))] == [workplace / "a.png"]
 
 
 def test_everything_wrong_with_a_batch_is_said_at_once_with_its_line(workplace, plan_of):
@@ -226,10 +235,14 @@ def test_prompts_beyond_the_chunks_and_bad_overlaps_are_problems(workplace, plan
 
 
 def test_names_that_would_share_a_file_are_told(tmp_path):
+    run = Run(tmp_path)
     assert file_name("my clip.MP4#3") == "my-clip-3" and file_name("my.v2") == "my.v2"
     pair = [Video(name, "", 24.0, 1, torch.empty, {}) for name in ("a b", "a-b")]
     with pytest.raises(ForgeError, match=r"a b and a-b would both become a-b\.mp4"):
-        check_names(Run(tmp_path), pair)
+        check_names(run, pair, sheet_of(run, None))
     itself = Video("a", "", 24.0, 1, torch.empty, {"input": str(tmp_path / "videos" / "a.mp4")})
     with pytest.raises(ForgeError, match=r"a\.mp4 would be overwritten"):
-        check_names(Run(tmp_path), [itself])
+        check_names(run, [itself], sheet_of(run, "a.mp4"))
+    picture = str(tmp_path / "videos" / "a.png")
+    with pytest.raises(ForgeError, match=r"a\.png would be overwritten"):
+        check_names(run, [Video("a", "", 24.0, 1, torch.empty, {"input": picture})], sheet_of(run, picture))

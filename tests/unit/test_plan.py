@@ -151,6 +151,7 @@ def one_line(problem) -> tuple[str, int | None]:
         ),
         (("held_out = 1", "held_out = 0"), [], "there is nothing to continue", 27, "prepare.held_out to 1"),
         (("lr = 1e-4", "lr = 1\n[generate]\ngiven_frames = 10"), [], "8k+1), got 10", 33, "given_frames = 9"),
+        (("lr = 1e-4", "lr = 1\n[generate]\nchunk_frames = 18"), [], "num_frames must be 8k+1, got 18", 33, "frames x"),
         (("lr = 1e-4", "lr = 1\n[generate]\ngiven_frames = 17"), [], "leaves nothing to generate", 33, "usual"),
         (
             ("lr = 1e-4", "lr = 1\n[generate]\ninput = 'no.mp4'"),

@@ -20,6 +20,19 @@ def test_colours_that_are_linear_in_the_latents_are_found_exactly():
     assert np.abs(strip[3::6, 240 + 3 :: 6].astype(float) - last).mean() < 12  # resizing blurs a little
 
 
+def test_channels_that_say_the_same_are_no_hindrance():
+    """As those of a still frame may: the picture is found all the same, each time."""
+    chance = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        few = torch.randn(3, 32, 32, generator=chance)
+        latents, mix = few.repeat_interleave(5, dim=0), 0.2 * torch.randn(3, 3, generator=chance)
+        pixels = torch.einsum("rc,chw->rhw", mix, few)
+        torch.full((64,), 7, dtype=torch.int32)  # what uninitialised memory may hold
+        colours = fit(pixels, latents)
+        found = torch.einsum("cr,chw->rhw", colours[:-1], latents) + colours[-1][:, None, None]
+        torch.testing.assert_close(found, pixels, atol=1e-4, rtol=0)
+
+
 def test_it_shows_the_latest_estimate_when_it_is_time(tmp_path):
     class Grey:
         def __call__(self, x, sigma):

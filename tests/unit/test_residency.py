@@ -117,7 +117,7 @@ def test_streamed_is_bit_for_bit_the_same(network, inputs):
     settle(net, blocks, "streamed", CPU)
     assert list(net.state_dict()) == names
     for _ in range(2):
-        assert torch.equal(net(*inputs)[0], plain(*inputs)[0])
+        torch.testing.assert_close(net(*inputs)[0], plain(*inputs)[0], rtol=0, atol=0)
     for name, each in net.state_dict().items():
         assert torch.equal(each, plain.state_dict()[name]), name
 

@@ -30,6 +30,15 @@ def test_a_video_comes_back(tmp_path, fps):
     assert probe(tmp_path / "a.mp4") == Media(9, 48, 64, pytest.approx(fps))
 
 
+@pytest.mark.parametrize("fps", [0.5, 240, 5000, 60000 / 1001])
+def test_no_frame_is_lost_to_a_container_that_counts_milliseconds(tmp_path, fps):
+    noise = np.random.default_rng(1).normal(0, 1, (17, 48, 48, 3)) * np.arange(17)[:, None, None, None]
+    write_mp4((90 + noise).clip(0, 255).astype(np.uint8), fps, tmp_path / "a.mp4")
+    assert len(list(read_frames(tmp_path / "a.mp4"))) == 17
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.duration / av.time_base == pytest.approx(17 / fps, abs=2e-6)
+
+
 def test_a_foreign_letter_in_a_tag_is_no_damage(tmp_path):
     write_mp4(waves(), 24, tmp_path / "a.mp4")
     whole = (tmp_path / "a.mp4").read_bytes()
@@ -119,6 +128,50 @@ def test_what_is_transparent_becomes_white(tmp_path):
     picture.save(tmp_path / "a.png")
     frame = read_last(tmp_path / "a.png", 1)[0]
     assert frame[1, 1].tolist() == [200, 0, 0] and frame[0, 0].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_of_16_bits_the_upper_8_count(tmp_path, name):
+    levels = np.array([[0, 255, 256, 32768], [32767, 65279, 65280, 65535]], np.uint16)
+    Image.fromarray(levels).save(tmp_path / name)
+    expected = [[0, 0, 1, 128], [127, 254, 255, 255]]
+    assert (read_last(tmp_path / name, 1)[0] == np.array(expected)[..., None]).all()
+
+
+def test_a_picture_without_a_known_white_is_refused(tmp_path):
+    Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(ForgeError, match="mode F"):
+        probe(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp"])
+def test_a_picture_that_moves_is_no_picture(tmp_path, name):
+    first, *others = [Image.fromarray(frame) for frame in waves(3)]
+    first.save(tmp_path / name, save_all=True, append_images=others)
+    with pytest.raises(ForgeError, match="holds 3 frames"):
+        probe(tmp_path / name)
+
+
+def test_a_telephones_jpeg_with_a_second_picture_inside_is_a_picture(tmp_path):
+    first, second = [Image.fromarray(frame) for frame in waves(2)]
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
+    assert probe(tmp_path / "a.jpg") == Media(1, 48, 64, 24.0)
+
+
+def test_a_picture_too_large_to_be_one(tmp_path, monkeypatch):
+    Image.fromarray(waves(1)[0]).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ForgeError, match=r"cannot be read as a picture: .*pixels"):
+        probe(tmp_path / "a.png")
+
+
+def test_a_damaged_picture(tmp_path):
+    Image.fromarray(waves(1)[0]).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    at = whole.index(b"IDAT")
+    (tmp_path / "a.png").write_bytes(whole[: at - 4] + (100).to_bytes(4, "big") + whole[at:])  # of a shorter chunk
+    with pytest.raises(ForgeError, match="cannot be read as a picture"):
+        probe(tmp_path / "a.png")
 
 
 def test_what_cannot_be_read_says_why(tmp_path):

@@ -248,6 +248,31 @@ def test_interrupted_and_killed_runs_say_how_to_go_on(tmp_path):
     assert "stopped after 2m 01s" in plain(write(tmp_path / "b", PREPARE + TRAIN))
 
 
+AGAIN = [
+    (300, ev.RunStarted("kitchen", ["generate"], "recipes/kitchen.toml")),
+    (300, ev.StageStarted("generate")),
+    (305, ev.Artifact("video", "videos/photo.mp4")),
+    (305, ev.StageFinished("generate", 5.0)),
+    (305, ev.RunFinished(5.0)),
+]
+
+
+def test_a_stage_done_again_by_itself_tells_of_nothing_else(tmp_path):
+    said = plain(write(tmp_path / "a", PREPARE + TRAIN + REST + AGAIN), offset=0).split("kitchen: done in")[-1]
+    assert "photo.mp4" in said and "forge generate" in said
+    for old in ("videos: ", "PSNR", "clips 3", "train twice"):
+        assert old not in said
+    whole = [*AGAIN, (400, START), *((400, ev.StageSkipped(stage)) for stage in START.stages), (400, ev.RunFinished(0))]
+    said = plain(write(tmp_path / "b", PREPARE + TRAIN + REST + whole)).split("kitchen: done in")[-1]
+    assert "PSNR" in said and "photo.mp4" in said and "train twice" in said
+
+
+def test_a_stage_by_itself_that_is_stopped_names_no_other_command(tmp_path):
+    stopped = [*AGAIN[:2], (302, ev.StageFailed("generate", [], interrupted=True))]
+    said = plain(write(tmp_path, PREPARE + TRAIN + REST + stopped))
+    assert "The same command goes on." in said and "forge run" not in said
+
+
 def test_a_torn_last_line_is_left_for_later(tmp_path):
     folder = write(tmp_path / "kitchen", PREPARE)
     with (folder / "events.jsonl").open("a") as file:

@@ -87,6 +87,11 @@ def test_what_a_recipe_may_not_say(tmp_path, monkeypatch):
 
     assert problems(BlocklistOptions(words=["knife"])) == []
     assert problems(BlocklistOptions(words=[" "])) == [("words", "there is no word to refuse")]
+    (tmp_path / "words.txt").write_text("knife\n--\n")
+    assert problems(BlocklistOptions(words=["🔪"], file="words.txt")) == [
+        ("words", "`🔪` holds no letter and no digit, so no prompt can hold it"),
+        ("file", "`--` holds no letter and no digit, so no prompt can hold it"),
+    ]
     assert problems(BlocklistOptions(file="no.txt")) == [("file", "file no.txt does not exist")]
     assert problems(LlamaGuardOptions()) == problems(VideoFilterOptions()) == problems(FaceBlurOptions()) == []
     assert problems(LlamaGuardOptions(model="nowhere", allow=["S8", "S4"])) == [

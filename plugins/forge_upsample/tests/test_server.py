@@ -23,21 +23,25 @@ def completion(text, finish="stop") -> tuple[int, str]:
 
 
 class Answers:
-    """A server that gives these answers, (status, body), the last one for ever. asked: path, headers, body."""
+    """A server that gives these answers, (status, body), the last one for ever. asked: path, headers, body. location:
+    where a redirection leads."""
 
-    def __init__(self, *answers: tuple[int, str], delay: float = 0.0) -> None:
+    def __init__(self, *answers: tuple[int, str], delay: float = 0.0, location: str = "") -> None:
         self.asked, given = [], list(answers)
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(handler):
-                body = handler.rfile.read(int(handler.headers["Content-Length"]))
-                self.asked.append((handler.path, dict(handler.headers), json.loads(body)))
+                body = handler.rfile.read(int(handler.headers["Content-Length"] or 0))
+                self.asked.append((handler.path, dict(handler.headers), json.loads(body or "null")))
                 time.sleep(delay)
                 status, text = given[0] if len(given) == 1 else given.pop(0)
                 handler.send_response(status)
                 handler.send_header("Content-Length", str(len(text.encode())))
+                handler.send_header("Location", location)
                 handler.end_headers()
                 handler.wfile.write(text.encode())
+
+            do_GET = do_POST
 
             def log_message(handler, *arguments):
                 pass
@@ -79,6 +83,16 @@ def test_what_is_asked(tmp_path, monkeypatch):
     shown = Image.open(io.BytesIO(base64.b64decode(data)))
     assert kind == "data:image/jpeg;base64" and shown.size == (100, 45)
     assert abs(shown.getpixel((50, 22))[0] - int(make_frames(1, 90, 200)[0, 0, 44, 100])) < 6
+
+
+def test_a_key_goes_to_no_other_server(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "secret")
+    other = Answers((404, "nothing here"))
+    moved = Answers((302, ""), location=other.url)
+    with pytest.raises(ForgeError, match="answered 404"):
+        ask(tmp_path, moved.url, api_key_variable="SOME_KEY")
+    assert moved.asked[0][1]["Authorization"] == "Bearer secret"
+    assert other.asked and "Authorization" not in other.asked[0][1]
 
 
 def test_without_key_and_frame(tmp_path):
