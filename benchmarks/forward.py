@@ -130,7 +130,6 @@ def fill(net: nn.Module, device: torch.device) -> None:
         nn.init.normal_(parameter, std=0.02)
     for buffer in net.buffers():
         buffer.copy_(torch.arange(buffer.numel()))
-    net.requires_grad_(False)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ use = "lora"
 use = "single"
 [train]
 steps = 1000
-lr = 1e-4
+lr = 1e-6                       # random weights are soon thrown out of bounds by larger steps
 """
 
 
@@ -224,13 +224,12 @@ def theirs(config: DiTConfig, options: argparse.Namespace, device: torch.device)
         )
     fill(net, device)
     if options.method == "lora":
+        net.requires_grad_(False)
         net.add_adapter(LoraConfig(r=8, lora_alpha=8, target_modules=["to_q", "to_v"]))
-    else:
-        net.requires_grad_(True)
     net.enable_gradient_checkpointing()
     net.train()
     parameters = [each for each in net.parameters() if each.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-6, fused=True)
     size = latent_size(options)
     x = torch.randn(1, config.in_channels, *size, device=device, dtype=torch.bfloat16)
     text = torch.randn(1, TEXT_TOKENS, config.crossattn_emb_channels, device=device, dtype=torch.bfloat16)

@@ -50,9 +50,19 @@ def compile_blocks(net: nn.Module, blocks: Sequence[str], choice: Choice, contex
         context.emit(Note(text, warning=True))
         return False
     for name in blocks:
-        net.get_submodule(name).compile()
+        net.get_submodule(name).compile(options=_options())
     context.emit(Note(f"{len(blocks)} blocks are compiled one by one; the first step waits for it"))
     return True
+
+
+def _options() -> dict[str, bool]:
+    """Of torch's compiler. Where sums over rows and over columns are to become one kernel, torch 2.10 to at least 2.13
+    leaves some of the sums out and hands on whatever lay in memory: in a block with modulated norms, gradients of the
+    modulations (github.com/pytorch/pytorch/issues/193061)."""
+    from torch._inductor import config
+
+    name = "mix_order_reduction"
+    return {f"triton.{name}": False} if hasattr(config.triton, name) else {}
 
 
 def _lacking(device: torch.device) -> str:

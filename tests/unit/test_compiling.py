@@ -44,6 +44,15 @@ def test_equal_blocks_share_a_graph_and_compute_the_same(tmp_path):
     assert heard == ["3 blocks are compiled one by one; the first step waits for it"]
 
 
+def test_a_compiler_that_leaves_sums_out_is_told_not_to(tmp_path, monkeypatch):
+    """A test with a GPU shows what for: plugins/forge_cosmos1/tests/test_compiled.py."""
+    told = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda block, options: told.append(options))
+    monkeypatch.setattr(compiling, "_lacking", lambda device: "")
+    compile_blocks(TinyNet(count=3), BLOCKS, "blocks", Heard().context(tmp_path))
+    assert told == 3 * [{"triton.mix_order_reduction": False}]
+
+
 @pytest.mark.parametrize("choice", ["auto", "none"])
 def test_a_cpu_compiles_only_when_told(tmp_path, choice):
     torch.compiler.reset()
