@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from cosmos_forge.errors import ForgeError
+from cosmos_forge.memory import USABLE
 from cosmos_forge.options import nearest
 
 
@@ -24,7 +25,13 @@ class Gpu:
     tflops: float
     bandwidth: float
 
+    @property
+    def usable(self) -> float:
+        """Bytes that a process may fill; see `memory.USABLE`."""
+        return USABLE * (self.memory_gib - OWN) * 2**30
 
+
+OWN = 0.8  # GiB that CUDA keeps for itself, as seen on an H200: of 140.0 a process finds 139.2 free
 GPUS = (
     Gpu("b200", "NVIDIA B200", 179, 2250, 8000),
     Gpu("gb200", "NVIDIA GB200", 185, 2500, 8000),

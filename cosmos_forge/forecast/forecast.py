@@ -10,7 +10,7 @@ from cosmos_forge.forecast import disk, rates
 from cosmos_forge.forecast.memory import Weights, clip_size, number_bytes, pieces, training_memory, weights
 from cosmos_forge.generation.sharing import Split, count_videos, planned
 from cosmos_forge.gpus import Gpu
-from cosmos_forge.memory import STATE_BYTES, USABLE, Level, Memory, Residency, sampling_memory
+from cosmos_forge.memory import STATE_BYTES, Level, Memory, Residency, sampling_memory
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
@@ -41,11 +41,6 @@ class Forecast:
     estimated: tuple[str, ...] = ()
 
     @property
-    def usable(self) -> float:
-        """Bytes of the GPU that parts may take together."""
-        return USABLE * self.gpu.memory_gib * 2**30
-
-    @property
     def generating(self) -> Memory | None:
         """Memory with the weights where they will lie."""
         return self.generation.get(self.residency)
@@ -69,7 +64,7 @@ def forecast(plan: Plan, gpu: Gpu) -> Forecast:
 
 
 def _training(plan: Plan, gpu: Gpu) -> dict[str, Any]:
-    memory, levels = training_memory(plan, gpu.memory_gib) or (None, [])
+    memory, levels = training_memory(plan, gpu.usable) or (None, [])
     found, step = weights(plan), None
     if found and levels:
         step = _step(plan, gpu, found, levels)
@@ -97,7 +92,7 @@ def _step(plan: Plan, gpu: Gpu, found: Weights, levels: list[Level]) -> float | 
     reduced = 4 * found.trained * (passes if spread > 1 else 1)
     exchanging = rates.exchange(2 * passes * whole, reduced, max(plan.processes, 1))
     update = rates.optimizer_step(found.trained / spread, STATE_BYTES[options.optimizer_state], options.ema, gpu)
-    return max(computing, exchanging) + update
+    return max(computing, exchanging) + passes * rates.LAUNCHING + update
 
 
 def _judging(plan: Plan, gpu: Gpu) -> float:
@@ -124,11 +119,10 @@ def _generation(plan: Plan, gpu: Gpu) -> dict[str, Any]:
     count = count_videos(plan)
     split = planned(plan, count)
     memory = sampling_memory(plan, split.context) or {}
-    usable = USABLE * gpu.memory_gib * 2**30
     residency: Residency = "resident"
     if plan.generate.memory != "auto":
         residency = plan.generate.memory
-    elif memory and memory["resident"].total > usable:
+    elif memory and memory["resident"].total > gpu.usable:
         residency = "streamed"
     return {
         "generation": memory,

@@ -99,8 +99,10 @@ def _limits(plan: Plan, found: Forecast, gpus: int, replan: Replan) -> Iterator[
 def _too_much(found: Forecast) -> str:
     """What does not fit on the GPU, in words."""
     for what, memory in (("training", found.training), ("generating", found.generating)):
-        if memory and memory.total > found.usable:
-            return f"{what} takes {memory.total / 2**30:.1f} GiB of {found.usable / 2**30:.1f} that a GPU has for it"
+        if memory and memory.total > found.gpu.usable:
+            return (
+                f"{what} takes {memory.total / 2**30:.1f} GiB of {found.gpu.usable / 2**30:.1f} that a GPU has for it"
+            )
     return ""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cosmos_forge.memory import USABLE, Holdings, Level, Memory, fit, predict
+from cosmos_forge.memory import Holdings, Level, Memory, fit, predict
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
@@ -70,9 +70,9 @@ def holdings(plan: Plan, found: Weights) -> Holdings:
     return Holdings((still * number + found.trained * 4) // spread, found.trained // spread, whole)
 
 
-def training_memory(plan: Plan, memory_gib: float) -> tuple[Memory, list[Level]] | None:
-    """Of a process on a GPU with so much, and what its blocks then recompute: as the recipe says, or the least that
-    fits. None where model or method cannot tell."""
+def training_memory(plan: Plan, usable: float) -> tuple[Memory, list[Level]] | None:
+    """Of a process that may fill so many bytes of its GPU, and what its blocks then recompute: as the recipe says, or
+    the least that fits. None where model or method cannot tell."""
     model, found = plan.options("model"), weights(plan)
     if found is None or not hasattr(model, "activations"):
         return None
@@ -92,7 +92,7 @@ def training_memory(plan: Plan, memory_gib: float) -> tuple[Memory, list[Level]]
     )
     blocks = len(model.blocks)
     levels = [options.recompute] * blocks if options.recompute != "auto" else []
-    levels = levels or fit(blocks, USABLE * memory_gib * 2**30, memory)
+    levels = levels or fit(blocks, usable, memory)
     return memory(levels), levels
 
 

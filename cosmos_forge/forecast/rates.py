@@ -23,6 +23,7 @@ ATTENTION_BACKWARD = 552 / 2.5 * 2 / 989  # the same; it computes the scores aga
 LINEAR = 591 / 989  # what a compiled forward pass of 3.634 s leaves beside attention (benchmarks/forward.py)
 EAGER = 3.954 / 3.634  # an evaluation that is not compiled, by one that is (benchmarks/forward.py)
 SHARED = 2 * 44.9 / 83.0  # attention of which two processes have half the heads each, exchange included; NVLink
+LAUNCHING = 0.02  # seconds of a training pass that no operations account for: what 0.146 s leave at 2,304 tokens
 LINK = 262e9  # bytes a second and GPU, in and out: reduce-scatter of 512 MiB by two GPUs over NVLink
 
 

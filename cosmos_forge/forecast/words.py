@@ -29,7 +29,7 @@ def as_json(outlook: Outlook | None) -> dict[str, Any] | None:
     return {
         "gpu": found.gpu.name,
         "gpus": outlook.gpus,
-        "usable": found.usable,
+        "usable": found.gpu.usable,
         "training": asdict(found.training) if found.training else None,
         "recompute": dict(Counter(found.levels)),
         "residency": found.residency if found.generation else None,
@@ -75,7 +75,7 @@ def _memory(found: Forecast) -> list[str]:
         lines.append(f"train: {found.training}; recompute: {blocks}, of {len(found.levels)} blocks")
     if found.generating:
         lines.append(f"generate, {found.residency}: {found.generating}")
-    room = f"{found.usable / 2**30:.1f} GiB of {found.gpu.device}'s {found.gpu.memory_gib:g}"
+    room = f"{found.gpu.usable / 2**30:.1f} GiB of {found.gpu.device}'s {found.gpu.memory_gib:g}"
     return [*lines, f"of {room} that parts may take; text encoder and tokenizer come before and after"] if lines else []
 
 

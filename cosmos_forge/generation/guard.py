@@ -7,7 +7,6 @@ after the one that stopped a video are not asked, and are not listed.
 
 from __future__ import annotations
 
-import gc
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +24,7 @@ from cosmos_forge.errors import FAILED, REFUSED, ForgeError, Problem
 from cosmos_forge.kinds import Guardrail
 from cosmos_forge.tables import Table, kind_of
 from cosmos_forge.types import Context, Refusal
-from cosmos_forge.worker import component
+from cosmos_forge.worker import component, release
 
 if TYPE_CHECKING:
     from cosmos_forge.generation.jobs import Video
@@ -100,7 +99,7 @@ def check_prompts(plan: Plan, context: Context, videos: Sequence[Video]) -> dict
                 for text in dict.fromkeys((*each.asked, *each.prompts)) if not safeties[each.name].stopped else ():
                     safeties[each.name].ask(guard.name, partial(guard.check_prompt, text))
         del guard
-        _free(context)
+        release(context)
     return dict(from_first(safeties, context)) if tables else safeties
 
 
@@ -192,9 +191,3 @@ def _looking_at(plan: Plan, what: str) -> list[Table]:
 
 def _name(table: Table) -> str:
     return table.name.partition(".")[2]
-
-
-def _free(context: Context) -> None:
-    gc.collect()
-    if context.device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -27,6 +27,7 @@ from cosmos_forge.generation.sharing import Share
 from cosmos_forge.run import Run
 from cosmos_forge.trained import Weights
 from cosmos_forge.types import Context, TextEmbedding
+from cosmos_forge.worker import release
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
@@ -114,6 +115,7 @@ class Making:
             tell=lambda done: tell(there + done),
             keep=keep,
         )
+        release(self.context)
         if not self.share.leads:
             return
         frames = decode(self.plan, self.context, list(latents.values()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -26,7 +25,7 @@ from cosmos_forge.stages.prepare import Cache, encode_texts
 from cosmos_forge.trained import Weights
 from cosmos_forge.training.data import generator, pad_text
 from cosmos_forge.types import Condition, Context, TextEmbedding
-from cosmos_forge.worker import component
+from cosmos_forge.worker import component, release
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
@@ -39,7 +38,7 @@ def embed_texts(
     cache = Cache(plan, context, "text_encoder")
     wanted = sorted({*prompts, *([negative] if negative else [])})
     encode_texts(plan, context, cache, wanted)
-    _free(context)
+    release(context)
     return {prompt: pad_text(load_file(cache.path(prompt))["tokens"].float(), plan.max_tokens) for prompt in wanted}
 
 
@@ -56,7 +55,7 @@ def encode_given(plan: Plan, context: Context, jobs: Sequence[Job], share: Share
             found = torch.empty(1, *shape, device=context.device)
         latents.append((share.team.tell(found) if share.team else found).cpu())
     del tokenizer
-    _free(context)
+    release(context)
     return latents
 
 
@@ -72,7 +71,8 @@ def sample(
     keep: Callable[[Job, Tensor], None],
 ) -> None:
     """Hands each job's latents, on the CPU and the same in all processes of a team, to `keep` once they are there.
-    tell: is told how many of the jobs are done. Called by all processes, also those without a job."""
+    tell: is told how many of the jobs are done. Called by all processes, also those without a job. The model is gone
+    once this has returned and the caller calls `release`."""
     options, team = plan.generate, share.team
     negative = options.negative_prompt if options.guidance else ""
     residency = choose_residency(plan, context, share.split.context)
@@ -107,8 +107,6 @@ def sample(
             preview.path.unlink(missing_ok=True)
         keep(job, (x0 / model.sigma_data).cpu())
         tell(index + 1)
-    del model
-    _free(context)
 
 
 @torch.no_grad()
@@ -143,7 +141,7 @@ def decode(plan: Plan, context: Context, latents: Sequence[Latents]) -> Iterator
     for each in latents:
         yield frames(tokenizer, each.read().to(context.device))
     del tokenizer
-    _free(context)
+    release(context)
 
 
 def frames(tokenizer: LatentTokenizer, latents_BCTHW: Tensor) -> Tensor:
@@ -154,9 +152,3 @@ def frames(tokenizer: LatentTokenizer, latents_BCTHW: Tensor) -> Tensor:
 
 def _on(text: TextEmbedding, context: Context) -> TextEmbedding:
     return TextEmbedding(text.tokens_BLD.to(context.device), text.mask_BL.to(context.device))
-
-
-def _free(context: Context) -> None:
-    gc.collect()
-    if context.device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from cosmos_forge.errors import ForgeError
 from cosmos_forge.files import write_json
 from cosmos_forge.generation.guard import from_first
 from cosmos_forge.kinds import PromptUpsampler
-from cosmos_forge.worker import component
+from cosmos_forge.worker import component, release
 
 if TYPE_CHECKING:
     from cosmos_forge.generation.jobs import Video
@@ -65,9 +64,7 @@ def _write_prompts(plan: Plan, run: Run, context: Context, videos: Sequence[Vide
     if upsampler:
         context.emit(events.Progress("prompts", len(videos), len(videos), "prompts"))
     del upsampler
-    gc.collect()
-    if context.device.type == "cuda":
-        torch.cuda.empty_cache()
+    release(context)
     return written
 
 

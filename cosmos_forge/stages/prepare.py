@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 from collections.abc import Callable, Iterable
@@ -20,7 +19,7 @@ from cosmos_forge.kinds import Dataset, LatentTokenizer, Parallelism, TextEncode
 from cosmos_forge.run import Run
 from cosmos_forge.training.data import PreparedClip, is_whole, read_facts, save_latents, save_tensors, write_index
 from cosmos_forge.types import Clip, Context
-from cosmos_forge.worker import component
+from cosmos_forge.worker import component, release
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
@@ -62,14 +61,14 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
             context.emit(events.RejectedClip(dataset.key(index), reason))
     context.emit(events.Progress("clips", total, total, "clips"))
     del tokenizer
-    _free(context)
+    release(context)
 
     found, rejected = _from_everyone(found, rejected, world.size)
     # Videos that training makes now and then are led away from this text, and have no text encoder at hand.
     samples = "train" in plan.tables and plan.train.validate_every and plan.generate.guidance
     negative = [plan.generate.negative_prompt] if samples and plan.generate.negative_prompt else []
     encode_texts(plan, context, texts, [*(caption for caption, *_ in found.values()), *negative])
-    _free(context)
+    release(context)
     _write(plan, run, dataset, found, rejected, latents.path, texts.path)
 
 
@@ -165,9 +164,3 @@ def _from_everyone(found: Found, rejected: list[tuple[str, str]], size: int) -> 
     dist.all_gather_object(everyone, (found, rejected))
     merged = {index: each for theirs, _ in everyone for index, each in theirs.items()}
     return merged, list(dict.fromkeys(item for _, theirs in everyone for item in theirs))
-
-
-def _free(context: Context) -> None:
-    gc.collect()
-    if context.device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -6,7 +6,6 @@ one without it does. All processes take part; each group of them judges clips of
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import math
@@ -22,6 +21,7 @@ from cosmos_forge.errors import ForgeError
 from cosmos_forge.training.data import PreparedClip, generator, load_batch, read_index, to_device
 from cosmos_forge.training.groups import from_all, turns
 from cosmos_forge.training.samples import Samples, find_samples
+from cosmos_forge.worker import release
 
 if TYPE_CHECKING:
     from cosmos_forge.kinds import Parallelism
@@ -105,9 +105,7 @@ class Validation:
                 self._exchange_weights()
                 for module, mode in modes.items():
                     module.training = mode
-        gc.collect()
-        if gpus:
-            torch.cuda.empty_cache()
+        release(self.context)
 
     def _exchange_weights(self) -> None:
         if self.work.ema:

@@ -150,11 +150,11 @@ def test_the_change_that_is_told_helps(plan_of, monkeypatch, recipe, gpu, overri
     first = outlook.limits[0]
     assert first.what == binds and first.change
     if binds == "memory":
-        assert max(m.total for m in (outlook.found.training, outlook.found.generating) if m) > outlook.found.usable
+        assert max(m.total for m in (outlook.found.training, outlook.found.generating) if m) > outlook.found.gpu.usable
     after = forecast(
         plan_of(f"video2world-7b-{recipe}", *overrides, *first.change.settings, gpus=first.change.gpus), kind
     )
-    assert all(m.total <= after.usable for m in (after.training, after.generating) if m)
+    assert all(m.total <= after.gpu.usable for m in (after.training, after.generating) if m)
     if binds == "time":
         assert after.seconds < outlook.found.seconds
     (said, *_) = facts(outlook)["limit"]
