@@ -66,6 +66,11 @@ def pace(meter: Meter) -> str:
     return f"{meter.rate:.1f}/s" if meter.rate >= 1 else f"{duration(1 / meter.rate)} each"
 
 
+def time_left(seconds: float | None) -> str:
+    """ "4.2s left"; nothing where it is not known."""
+    return "" if seconds is None else f"{duration(seconds)} left"
+
+
 def step_facts(step: Step) -> list[tuple[str, str]]:
     """What a report says besides its number, by name."""
     return [
