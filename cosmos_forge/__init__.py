@@ -1,8 +1,7 @@
 """Post-train Cosmos-Predict1 Video2World on your own clips, and generate videos with the result.
 
 What stands in `__all__` is the public API of plugins, with the modules `kinds`, `types`, `frames`, `edm`, `events` and
-`testing`;
-nothing else is promised.
+`testing`; nothing else is promised.
 """
 
 from cosmos_forge.errors import ForgeError, Problem
