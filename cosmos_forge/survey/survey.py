@@ -66,8 +66,7 @@ class Survey:
     @property
     def size(self) -> tuple[int, int, int]:
         """Frames, height and width of a clip, as the dataset is asked for them."""
-        options = self.plan.options("dataset")
-        return options.num_frames, options.height, options.width
+        return self.plan.clip_size
 
     def fits(self, num_frames: int, height: int, width: int) -> bool:
         """Whether the recipe's latent tokenizer takes clips of that size; without one, 8k+1 frames and multiples of 16
