@@ -34,3 +34,8 @@ def place_of(
 def local(tensor: Tensor) -> Tensor:
     """What this process holds of a DTensor; any other tensor itself. Changing it changes the tensor."""
     return tensor.to_local() if in_pieces(tensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A DTensor put together, for which all processes meet; any other tensor itself."""
+    return tensor.full_tensor() if in_pieces(tensor) else tensor
