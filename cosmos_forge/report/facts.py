@@ -46,10 +46,9 @@ class Facts:
     """A run, as it stands.
 
     picture: its last attempt. steps, validated: in order, without those that were lost and done again. times: of all
-    attempts. notes, rejected: each once. films: what `generate` made. stopped: of what
-    guardrails kept from being made, by name, why. samples: by step, what validation made. sheets:
-    contact sheets of the former. settings: of its recipe; alone: of stages that were done again by themselves, where
-    they differ.
+    attempts. notes, rejected: each once. films: what `generate` made. stopped: of what guardrails kept from being made,
+    by name, why. samples: by step, what validation made. sheets: contact sheets of the former. settings: of its recipe;
+    alone: of stages that were done again by themselves, where they differ.
     """
 
     folder: Path
@@ -76,6 +75,21 @@ class Facts:
     def seconds(self) -> float:
         """Spent in stages, over all attempts."""
         return sum(each.seconds for each in self.times)
+
+    @property
+    def best(self) -> Validated | None:
+        """The judgement with the lowest held-out loss."""
+        return min(self.validated, key=lambda each: each.loss, default=None)
+
+    @property
+    def pace(self) -> float:
+        """Seconds a step, the median; there must be steps."""
+        return sorted(step.seconds for step in self.steps)[len(self.steps) // 2]
+
+    @property
+    def memory_gib(self) -> float:
+        """Of one process at its peak; there must be steps."""
+        return max(step.memory_gib for step in self.steps)
 
 
 def read_facts(folder: Path) -> Facts:
