@@ -1,4 +1,4 @@
-"""Tensors that are in pieces. Imports torch's DTensors, which takes half a second, only where somebody has made one."""
+"""Tensors that are in pieces. DTensors, whose import takes half a second, are imported only where somebody made one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor.placement_types import Placement
