@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import io
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -15,9 +14,7 @@ from cosmos_forge import __version__
 from cosmos_forge.aliases import told
 from cosmos_forge.commands import COMMANDS
 from cosmos_forge.errors import FAILED, WRONG, ForgeError
-
-if TYPE_CHECKING:
-    from cosmos_forge.plugins import Command
+from cosmos_forge.plugins import Command, load
 
 
 class Commands(TyperGroup):
@@ -93,8 +90,7 @@ def _offered() -> dict[str, Command]:
 
 def _plugin_command(command: Command) -> Any:
     try:
-        module, _, attribute = command.run.partition(":")
-        function = getattr(importlib.import_module(module), attribute)
+        function = load(command.run)
     except Exception as error:  # whatever a stranger's module does when imported
         reason = f"command `{command.name}` of {command.plugin} ({command.package}) does not load: {error}"
 

@@ -14,6 +14,7 @@ from cosmos_forge.origins import read_origins
 from cosmos_forge.recipe import ROOT, read_recipe, toml_value
 from cosmos_forge.report.times import StageTime, stage_times
 from cosmos_forge.run import Run
+from cosmos_forge.training import checkpoint
 from cosmos_forge.view.picture import Picture
 
 
@@ -115,7 +116,7 @@ def read_facts(folder: Path) -> Facts:
         films=_films(run.videos, run.videos / "truth"),
         stopped=_stopped(run.videos),
         samples={
-            int(step.name.removeprefix("step-")): _films(step, run.videos / "truth")
+            checkpoint.step_of(step): _films(step, run.videos / "truth")
             for step in sorted((folder / "samples").glob("step-*"))
         },
         sheets=sorted(run.videos.glob("*.png")),

@@ -62,7 +62,7 @@ def file_of(rank: int) -> str:
 
 
 def folder_of(step: int) -> str:
-    """The name of a step's checkpoint."""
+    """The name of a step's checkpoint, and of its samples."""
     return f"step-{step:09d}"
 
 
@@ -80,9 +80,9 @@ def committed(folder: Path) -> list[Path]:
     return [state.parent for state in sorted(folder.glob("step-*/state.json"))]
 
 
-def step_of(checkpoint: Path) -> int:
-    """The step that it is of, by its name."""
-    return int(checkpoint.name.partition("-")[2])
+def step_of(folder: Path) -> int:
+    """The step that a folder is of, by that name."""
+    return int(folder.name.partition("-")[2])
 
 
 def latest(folder: Path) -> Path | None:

@@ -18,6 +18,7 @@ from cosmos_forge.generation.sampling import frames, solve
 from cosmos_forge.kinds import Dataset, LatentTokenizer, Model, Sampler
 from cosmos_forge.run import Run
 from cosmos_forge.stages.prepare import Cache
+from cosmos_forge.training import checkpoint
 from cosmos_forge.training.data import PreparedClip, load_batch, pad_text, to_device
 from cosmos_forge.training.groups import from_all, leads, turns
 from cosmos_forge.types import Condition, Context, TextEmbedding
@@ -54,7 +55,7 @@ class Samples:
     def make(self, step: int, model: Model) -> tuple[dict[str, float], str]:
         """Leaves `samples/step-../` with an MP4 each and a contact sheet. Returns means of how good the videos are, and
         the sheet's path within the run. The network must be ready to be judged."""
-        folder, world = self.run.samples / f"step-{step:09d}", self.context.world
+        folder, world = self.run.samples / checkpoint.folder_of(step), self.context.world
         latents = {turn: self._continue(model, turn) for turn in turns(len(self.clips), world)}
         mine = {turn: each for turn, each in latents.items() if turn < len(self.clips) and leads(world)}
         measured = {}
