@@ -5,12 +5,14 @@ Shape suffixes: T time, C channels, H height, W width. Importing this file impor
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from io import IOBase
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +34,10 @@ class Video:
     """What a video says of itself before it is decoded. Times are in units of `unit` seconds.
 
     times: when each frame is shown, ascending; what an edit list hides is not among them. keys: of each frame that
-    decoding may begin with, when it is shown and its place in the order of decoding. plain: nothing is hidden, and
-    nothing that is stored after a key frame is shown before it (closed groups of pictures). fps: the average rate.
-    height, width: as stored, in pixels; a video may be turned to be shown. codec: as ffmpeg calls the format; "" for
-    one that is not known here.
+    decoding may begin with, ascending, when it is shown and its place in the order of decoding. plain: nothing is
+    hidden, and nothing that is stored after a key frame is shown before it (closed groups of pictures). fps: the
+    average rate. height, width: as stored, in pixels; a video may be turned to be shown. codec: as ffmpeg calls the
+    format; "" for one that is not known here.
     """
 
     times: list[int]
@@ -50,7 +52,7 @@ class Video:
     def begin(self, shown: int) -> int:
         """Where `read` has to begin for what is shown from that time on: what is stored after a key frame but shown
         before it may need what was stored before, so at the last key frame that is shown no later."""
-        return max(key for key in self.keys if key[0] <= shown)[1]
+        return self.keys[bisect(self.keys, shown, key=itemgetter(0)) - 1][1]
 
 
 def probe(file: Path | IOBase, cut_short: bool = False) -> Video:
@@ -142,8 +144,8 @@ def _video(packets: Sequence[Any], stream: Any) -> Video:
     if not (times and stream.average_rate and stream.time_base):
         raise Unreadable("the video has no frames")
     # Some containers, as Matroska, do not say when a frame is to be decoded; those are gone through by the other time.
-    keys = [(each.pts, each.pts if each.dts is None else each.dts) for each in packets if each.is_keyframe]
-    if min(keys, default=(times[0] + 1, 0))[0] > times[0]:
+    keys = sorted((each.pts, each.pts if each.dts is None else each.dts) for each in packets if each.is_keyframe)
+    if not keys or keys[0][0] > times[0]:
         raise Unreadable("its first frames need others, which are missing; encode it again")
     codec = stream.codec_context
     height, width, name = (codec.height, codec.width, codec.codec.canonical_name) if codec else (0, 0, "")
