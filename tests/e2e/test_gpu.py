@@ -25,7 +25,8 @@ def test_a_run_that_goes_on_has_the_bits_of_one_that_went_through(workplace, met
     name, settings = f"{method[0][-4:]}-{state}", [*EXACT, *method, f"train.optimizer_state={state}"]
     run(workplace, f"{name}-through", *settings, "train.steps=24")
     run(workplace, f"{name}-halved", *settings, "train.steps=12")
-    assert "goes on after step 12" in run(workplace, f"{name}-halved", *settings, "train.steps=24", accept=["--continue"])
+    said = run(workplace, f"{name}-halved", *settings, "train.steps=24", accept=["--continue"])
+    assert "goes on after step 12" in said
     through, halved = (workplace.losses(f"{name}-{which}") for which in ("through", "halved"))
     assert len(through) == 24 and halved == through
     assert workplace.weights(f"{name}-halved") == workplace.weights(f"{name}-through")
