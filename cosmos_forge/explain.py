@@ -16,7 +16,7 @@ from cosmos_forge.forecast import disk, words
 from cosmos_forge.forecast.limits import Outlook
 from cosmos_forge.generation.sharing import count_videos, explained, planned
 from cosmos_forge.memory import Memory, Residency, sampling_memory
-from cosmos_forge.plan import SIZES, Plan
+from cosmos_forge.plan import Plan
 from cosmos_forge.training.schedule import why_never_reached
 
 
@@ -110,7 +110,7 @@ def _latents(plan: Plan) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
         return []
     sizes: list[tuple[str, tuple[int, ...]]] = []
     if "dataset" in plan.tables:
-        sizes.append(("clips", tuple(getattr(plan.options("dataset"), key) for key in SIZES)))
+        sizes.append(("clips", plan.clip_size))
     if "generate" in plan.stages and plan.video_size() not in [size for _, size in sizes]:
         sizes.append(("videos", plan.video_size()))
     shape_of = plan.options("latent_tokenizer").latent_shape

@@ -51,7 +51,7 @@ def register_models(register: Register) -> None:
 def register_datasets(register: Register) -> None:
     """Offer datasets: clips of video with captions.
 
-    Objects satisfy `kinds.Dataset`; built in the workers of `prepare` and, for held-out clips, `generate`.
+    Objects satisfy `kinds.Dataset`; built in the workers of `prepare` and, for held-out clips, `train` and `generate`.
     Example: forge_video_folder. Contract: `testing.DatasetContract`.
     """
 
@@ -60,7 +60,8 @@ def register_datasets(register: Register) -> None:
 def register_latent_tokenizers(register: Register) -> None:
     """Offer latent tokenizers: video to latents and back, causal in time.
 
-    Objects satisfy `kinds.LatentTokenizer`; built in the workers of `prepare` and `generate`.
+    Objects satisfy `kinds.LatentTokenizer`; built in the workers of `prepare`, of `generate` and, for sample videos, of
+    `train`.
     Example: forge_toy. Contract: `testing.LatentTokenizerContract`.
     """
 
@@ -79,7 +80,7 @@ def register_methods(register: Register) -> None:
     """Offer fine-tuning methods: which parameters train, and what is kept of them.
 
     Objects satisfy `kinds.Method`; built in the workers of `train` and `export`, after the weights are loaded and
-    before the network is spread over processes.
+    before the network is spread over processes, and wherever what was trained is put into weights.
     Example: forge_full. Contract: `testing.MethodContract`.
     """
 
@@ -97,7 +98,7 @@ def register_parallelisms(register: Register) -> None:
 def register_samplers(register: Register) -> None:
     """Offer samplers: ways to walk latents from noise to a clean video.
 
-    Objects satisfy `kinds.Sampler`; built in the worker of `generate`.
+    Objects satisfy `kinds.Sampler`; built in the workers of `generate` and, for sample videos, `train`.
     Example: forge_samplers. Contract: `testing.SamplerContract`.
     """
 

@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 
 
 class DatasetOptions(Protocol):
-    """num_frames, height, width: of every clip, in pixels; of the largest, where there are several sizes. The others
-    then are `other_sizes`, [num_frames, height, width] each.
+    """num_frames, height, width: of every clip, in pixels; of the largest, where there are several sizes.
 
-    One whose clips lie in video files may answer for `forge data` without being built or importing torch:
-    `sources(files)` lists the files, as `types.Source`; `files` tells where a download lies, as `Context.files` does.
-    `clips(frames, height, width)` is the number of clips of a video of so many frames and that size as shown, in
-    pixels, or says why there is none. The class method `reads(folder)` gives the settings with which the dataset would
-    read a folder, None where it would not.
+    What may be told besides, importing no torch:
+
+    - `other_sizes`: the others, [num_frames, height, width] each.
+    - `sources(files)`: the files that clips lie in, as `types.Source`, so that `forge data` need not build the dataset.
+      `files` tells where a download lies, as `Context.files` does.
+    - `clips(frames, height, width)`: the number of clips of a video of so many frames and that size as shown, in
+      pixels, or why there is none.
+    - `reads(folder)`, asked of the class: the settings with which it would read a folder; None where it would not.
     """
 
     num_frames: int
@@ -132,23 +134,26 @@ def in_turn(*branches: Callable[[], Tensor]) -> Sequence[Tensor]:
 
 
 class ModelOptions(Protocol):
-    """weights: what to start from, as `Context.resolve` takes it; None for the component's own default. A checkpoint
-    is put together from what its run began from, so the core asks for that with `weights` and, where the class says
-    `beginning`, the names of all fields that tell how it is read, with these as they are in that run. Where others know
-    the net's tensors by other names, `own_name(name)` is its own for theirs.
+    """weights: what to start from, as `Context.resolve` takes it; None for the component's own default.
 
-    A model whose network offers `share_sequence` also says `heads`, the number of its self-attentions' heads. One that
-    can write what was trained in forms of its own says `forms`: by the name that `export.forms` takes, import strings
-    of functions of the options and a `types.Trained`, which return how to write each file or folder, by its path within
-    the export's. One whose training memory is to be predicted says `activations(latent_shape, frozen, compiled=False,
-    adapted=())`: the `types.Activations` of a sample with latents of (C, T, H, W), where most weights are frozen or all
-    train, the blocks are compiled or not; adapted: names of a block's parameters that train. One whose speed is to be
-    told says `tokens(latent_shape)`, what its network makes of a sample, and `flops(latent_shape, max_tokens,
-    frozen=None)`: additions and multiplications of the matrix products of one forward pass on it; with `frozen` told,
-    of a forward and a backward pass that does without, or has, the gradients of weights; nothing that is computed twice
-    counts twice. One whose published weights know some videos only says `untried(num_frames, height, width, fps,
-    given_frames)`: a sentence for each thing about such a video that is new to them. One that tells its size before it
-    is built says `parameter_shapes()`, the shape of each parameter of its net by name, and `blocks`, as the model does.
+    What may be told besides; what is not is left out, wherever it would be of use:
+
+    - `beginning`: names of all fields, `weights` among them, that tell how these are read. A checkpoint is put together
+      from what its run began from, which is read with these as they are in that run.
+    - `own_name(name)`: the net's name of a tensor that others call `name`.
+    - `heads`: of a network that offers `share_sequence`, the number of its self-attentions' heads.
+    - `forms`: what it can write of what was trained besides plain weights. By the name that `export.forms` takes, the
+      import string of a function of the options and a `types.Trained`, which returns how to write each file or folder,
+      by its path within the export's.
+    - `untried(num_frames, height, width, fps, given_frames)`: a sentence for each thing about such a video that is new
+      to the published weights.
+    - `parameter_shapes()` and `blocks`: the shape of each parameter of the net by name, and what the model says too.
+    - `activations(latent_shape, frozen, compiled=False, adapted=())`: what training needs memory for, the
+      `types.Activations` of a sample with latents of (C, T, H, W). frozen: most weights are, or all train. compiled:
+      the blocks are. adapted: names of a block's parameters that train.
+    - `tokens(latent_shape)` and `flops(latent_shape, max_tokens, frozen=None)`: what the network makes of a sample, and
+      additions and multiplications of the matrix products of one forward pass on it; with `frozen` told, of a forward
+      and a backward pass that does without, or has, the gradients of weights. What is computed twice counts once.
     """
 
     weights: str | None
@@ -231,11 +236,11 @@ class Team(Protocol):
 
 class MethodOptions(Protocol):
     """trained: how many numbers would train of a network with parameters of these shapes, by name; `forge explain` asks
-    where the model's options tell them. Options without it may leave it out.
+    where the model's options tell them. It may be left out.
 
-    A method whose results can be added to a network, several at once and each with a strength of its own, has options
-    that say `reads(path)`, asked of the class: whether what lies there is such a result, of its own or as others write
-    it. Its objects, built with default options, then offer what `Adding` says.
+    Where results can be added to a network, several at once and each with a strength of its own, `reads(path)` may be
+    asked of the class: whether what lies there is such a result, of its own or as others write it. The object, built
+    with default options, then offers what `Adding` says.
     """
 
     def trained(self, shapes: Mapping[str, Sequence[int]]) -> int: ...

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,6 +16,8 @@ from cosmos_forge.errors import Problem
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
+
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,26 @@ class Options(BaseModel):
     def summary(cls) -> str:
         """The first line of the docstring."""
         return (cls.__doc__ or "").strip().split("\n")[0]
+
+
+class HubOptions(Options):
+    """Of components whose files lie at a place: a folder, or a repository on the Hugging Face hub, as owner/name."""
+
+    def needs_of(self, place: str, files: tuple[str, ...], gigabytes: float, licence: str = "") -> list[Download]:
+        """The download; none for a folder, or what cannot be a repository."""
+        local = Path(place).is_dir() or not _REPOSITORY.fullmatch(place)
+        return [] if local else [Download(place, files, gigabytes, licence)]
+
+    def folder_of(self, place: str, files: Callable[[Download], Path]) -> Path:
+        """Where the files lie on this machine. files: finds what `needs` names, as `Context.files` does."""
+        return next((files(need) for need in self.needs() if need.repo == place), Path(place))
+
+    def check_place(self, plan: Plan, key: str) -> Iterable[Problem]:
+        """Whether the option `key` is a folder that is there, or may be a repository."""
+        place = str(getattr(self, key))
+        if not Path(place).is_dir() and not _REPOSITORY.fullmatch(place):
+            fix = "give the path of a folder, or owner/name of a repository on the hub"
+            yield plan.problem(plan.name_of(self), key, f"there is no folder {place}", fix)
 
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)

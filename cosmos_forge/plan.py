@@ -144,6 +144,12 @@ class Plan:
         return trained.is_reference(weights)
 
     @property
+    def clip_size(self) -> tuple[int, int, int]:
+        """Frames, height and width in pixels of the dataset's clips; of the largest, where there are several sizes."""
+        dataset = self.options("dataset")
+        return dataset.num_frames, dataset.height, dataset.width
+
+    @property
     def lengths(self) -> Lengths:
         """Frames of a video to generate, and of what is made of it in one go."""
         options, (usual, *_) = self.generate, self._usual_size()
@@ -157,8 +163,7 @@ class Plan:
         return self.lengths.chunk, self.generate.height or height, self.generate.width or width
 
     def _usual_size(self) -> tuple[int, ...]:
-        dataset = self.tables["dataset"].options if "dataset" in self.tables else None
-        return tuple(getattr(dataset, size, published) for size, published in SIZES.items())
+        return self.clip_size if "dataset" in self.tables else tuple(SIZES.values())
 
     def downloads(self) -> list[Download]:
         """What the components need, each once."""

@@ -11,7 +11,8 @@ checkpoints/       to resume from
 export/            trained weights
 samples/           videos that training made of held-out clips as it went, a folder a step
 videos/            what was generated, each with a JSON of its settings
-latents/, chunks/  while videos are generated: what is done of them
+latents/, chunks/  while videos are generated: what is done of them; preview.png: a rough picture of one
+prompts.json       prompts that were written in place of a person's, and from what
 metrics.json       how good it is
 stages/            a JSON for each finished stage: its settings' digest and its artifacts; a TOML for one that was
                    done again by itself with settings of its own

@@ -12,7 +12,6 @@ comes from a checkpoint is put together in memory when it is loaded: see `loadin
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from cosmos_forge import machine
 from cosmos_forge.errors import ForgeError, Problem, show_path
 from cosmos_forge.options import nearest
 from cosmos_forge.stages import STAGES
+from cosmos_forge.training import checkpoint
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
@@ -69,13 +69,13 @@ class _Checkpoints:
 
     @cached_property
     def by_step(self) -> dict[int, Path]:
-        found = sorted(self.folder.glob("checkpoints/step-*/state.json"))
-        return {int(state.parent.name.partition("-")[2]): state.parent for state in found}
+        """Oldest first."""
+        return {checkpoint.step_of(each): each for each in checkpoint.committed(self.folder / "checkpoints")}
 
     @cached_property
     def newest(self) -> dict[str, Any]:
-        """What the newest one says of itself."""
-        return dict(json.loads((list(self.by_step.values())[-1] / "state.json").read_text()))
+        """What the newest one says of itself. Raises ForgeError where it is damaged."""
+        return checkpoint.read_state(list(self.by_step.values())[-1])
 
     @property
     def best(self) -> int | None:

@@ -58,6 +58,10 @@ class TextEmbedding:
     tokens_BLD: Tensor
     mask_BL: Tensor
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> TextEmbedding:
+        """With every tensor changed, as moved to a device."""
+        return TextEmbedding(change(self.tokens_BLD), change(self.mask_BL))
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -69,6 +73,10 @@ class Batch:
     latents_BCTHW: Tensor
     text: TextEmbedding
     fps_B: Tensor
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """With every tensor changed, as moved to a device."""
+        return Batch(change(self.latents_BCTHW), self.text.each(change), change(self.fps_B))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from cosmos_forge.stages import STAGES
 from cosmos_forge.types import Context, World
 
 if TYPE_CHECKING:
+    import torch
+
     from cosmos_forge.options import Download
     from cosmos_forge.plan import Plan
 
@@ -93,28 +95,34 @@ def _with_components(plan: Plan, run: Run, stage: str, emit: Callable[[events.Ev
     device = "cuda" if plan.root.device != "cpu" and torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if plan.root.precision == "bf16" else torch.float32
 
-    def context(world: World) -> Context:
-        return Context(
-            device=torch.device(world.device),
-            dtype=dtype,
-            world=world,
-            seed=plan.root.seed,
-            folder=plan.folder,
-            files=files,
-            resolve=plan.resolve,
-            component=lambda kind, use, **options: build(plan, kind, use, options, context(world)),
-            emit=emit,
-        )
-
+    alone = make_context(plan, World(device=device), dtype, emit)
     if not STAGES[stage].parallel:
-        load(STAGES[stage].run)(plan, run, context(World(device=device)))
+        load(STAGES[stage].run)(plan, run, alone)
         return
-    parallelism = component(plan, "parallelism", context(World(device=device)))
+    parallelism = component(plan, "parallelism", alone)
     world = parallelism.start()
     try:
-        load(STAGES[stage].run)(plan, run, context(world), parallelism)
+        load(STAGES[stage].run)(plan, run, make_context(plan, world, dtype, emit), parallelism)
     finally:
         parallelism.stop()
+
+
+def make_context(plan: Plan, world: World, dtype: torch.dtype, emit: Callable[[events.Event], None]) -> Context:
+    """What the plan's components are built with in this process."""
+    import torch
+
+    context = Context(
+        device=torch.device(world.device),
+        dtype=dtype,
+        world=world,
+        seed=plan.root.seed,
+        folder=plan.folder,
+        files=files,
+        resolve=plan.resolve,
+        component=lambda kind, use, **options: build(plan, kind, use, options, context),
+        emit=emit,
+    )
+    return context
 
 
 def component(plan: Plan, table: str, context: Context) -> Any:

@@ -58,8 +58,7 @@ def untried(plan: Plan, fps: Iterable[float], given: Iterable[int]) -> list[str]
     knows its sizes; of other weights the model may tell."""
     size = plan.video_size()
     if "train" in plan.tables and "dataset" in plan.tables:
-        data = plan.options("dataset")
-        known = (data.num_frames, data.height, data.width)
+        known = plan.clip_size
         return [] if size == known else [f"{_by(size)} in one go; training was on clips of {_by(known)}"]
     tell = getattr(plan.options("model"), "untried", None)
     found = [each for rate in fps for frames in given for each in tell(*size, rate, frames)] if tell else []

@@ -73,7 +73,8 @@ def count_clips(plan: Plan) -> int | None:
 def _expected(options: Any) -> int | None:
     """Clips of a dataset that tells its files: those of the smallest files, by their headers, and as many a byte of the
     others."""
-    from cosmos_forge.survey.header import Unreadable, read_header
+    from cosmos_forge.frames import Unreadable
+    from cosmos_forge.survey.header import read_header
 
     paths = [source.path for source in options.sources(machine.snapshot) if not source.reason]
     sizes = {path: path.stat().st_size for path in paths if path.is_file()}  # a link may lead nowhere

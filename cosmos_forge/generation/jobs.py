@@ -18,7 +18,6 @@ from cosmos_forge.files import sha256
 from cosmos_forge.frames import middle
 from cosmos_forge.generation.inputs import PICTURES, Wish, find_wishes, left_out
 from cosmos_forge.kinds import Dataset
-from cosmos_forge.plan import SIZES
 from cosmos_forge.run import Run
 from cosmos_forge.training.data import read_index
 from cosmos_forge.types import Context
@@ -189,7 +188,7 @@ def _held_out(plan: Plan, run: Run, context: Context) -> list[Video]:
         raise ForgeError("no clips were held out to continue", "set prepare.held_out, or name a generate.input")
     options, frames = plan.generate, plan.lengths.frames
     dataset: Dataset = component(plan, "dataset", context)
-    size, videos = tuple(getattr(plan.options("dataset"), key) for key in SIZES), list[Video]()
+    size, videos = plan.clip_size, list[Video]()
     for index in range(len(dataset)):
         clip = dataset[index] if dataset.key(index) in held_out else None
         if clip is None or tuple(clip.frames_CTHW.shape[1:]) != size:

@@ -82,14 +82,18 @@ def sample(
     sampler: Sampler = component(plan, "sampler", context)
     shape = plan.options("latent_tokenizer").latent_shape(*plan.video_size())
     steps = plan.options("sampler").steps
+
+    def on_device(tensor: Tensor) -> Tensor:
+        return tensor.to(context.device)
+
     for index, (job, known) in enumerate(zip(jobs, given, strict=True)):
         whole = torch.zeros(1, *shape)
         whole[:, :, : known.shape[2]] = known
         condition = Condition(
-            latents_BCTHW=whole.to(context.device),
+            latents_BCTHW=on_device(whole),
             given=known.shape[2],
-            text=_on(texts[job.prompt], context),
-            negative_text=_on(texts[negative], context) if negative else None,
+            text=texts[job.prompt].each(on_device),
+            negative_text=texts[negative].each(on_device) if negative else None,
             fps_B=torch.tensor([job.fps], device=context.device),
             seed=options.seed,
         )
@@ -148,7 +152,3 @@ def frames(tokenizer: LatentTokenizer, latents_BCTHW: Tensor) -> Tensor:
     """Of the first video, uint8 CTHW, on the CPU."""
     pixels_CTHW = tokenizer.decode(latents_BCTHW)[0]
     return ((pixels_CTHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
-
-
-def _on(text: TextEmbedding, context: Context) -> TextEmbedding:
-    return TextEmbedding(text.tokens_BLD.to(context.device), text.mask_BL.to(context.device))

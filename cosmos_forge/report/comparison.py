@@ -27,8 +27,8 @@ def overview(runs: Sequence[Facts], media: Media) -> Html:
     row("best held-out loss", *(_best(run) for run in runs))
     for name in dict.fromkeys(name for run in runs for name in run.metrics):
         row(label(name), *(amount(name, run.metrics[name]) if name in run.metrics else "" for run in runs))
-    row("seconds a step, median", *(_pace(run) for run in runs))
-    row("memory at its peak", *(_memory(run) for run in runs))
+    row("seconds a step, median", *(f"{run.pace:.3g}" if run.steps else "" for run in runs))
+    row("memory at its peak", *(f"{run.memory_gib:.1f} GiB" if run.steps else "" for run in runs))
     row("left out", *(str(len(run.rejected)) if run.rejected else "" for run in runs))
     row("time in all", *(duration(run.seconds) for run in runs))
     return table(["", *(_name(run, media) for run in runs)], rows)
@@ -83,16 +83,8 @@ def _name(run: Facts, media: Media) -> Html:
 
 
 def _best(run: Facts) -> str:
-    if not run.validated:
+    best = run.best
+    if best is None:
         return ""
-    best = min(run.validated, key=lambda each: each.loss)
     base = f", before {number(best.base_loss)}" if best.base_loss is not None else ""
     return f"{number(best.loss)} at step {best.step}{base}"
-
-
-def _pace(run: Facts) -> str:
-    return f"{sorted(step.seconds for step in run.steps)[len(run.steps) // 2]:.3g}" if run.steps else ""
-
-
-def _memory(run: Facts) -> str:
-    return f"{max(step.memory_gib for step in run.steps):.1f} GiB" if run.steps else ""

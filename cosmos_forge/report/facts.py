@@ -14,6 +14,7 @@ from cosmos_forge.origins import read_origins
 from cosmos_forge.recipe import ROOT, read_recipe, toml_value
 from cosmos_forge.report.times import StageTime, stage_times
 from cosmos_forge.run import Run
+from cosmos_forge.training import checkpoint
 from cosmos_forge.view.picture import Picture
 
 
@@ -46,10 +47,9 @@ class Facts:
     """A run, as it stands.
 
     picture: its last attempt. steps, validated: in order, without those that were lost and done again. times: of all
-    attempts. notes, rejected: each once. films: what `generate` made. stopped: of what
-    guardrails kept from being made, by name, why. samples: by step, what validation made. sheets:
-    contact sheets of the former. settings: of its recipe; alone: of stages that were done again by themselves, where
-    they differ.
+    attempts. notes, rejected: each once. films: what `generate` made. stopped: of what guardrails kept from being made,
+    by name, why. samples: by step, what validation made. sheets: contact sheets of the former. settings: of its recipe;
+    alone: of stages that were done again by themselves, where they differ.
     """
 
     folder: Path
@@ -77,6 +77,21 @@ class Facts:
         """Spent in stages, over all attempts."""
         return sum(each.seconds for each in self.times)
 
+    @property
+    def best(self) -> Validated | None:
+        """The judgement with the lowest held-out loss."""
+        return min(self.validated, key=lambda each: each.loss, default=None)
+
+    @property
+    def pace(self) -> float:
+        """Seconds a step, the median; there must be steps."""
+        return sorted(step.seconds for step in self.steps)[len(self.steps) // 2]
+
+    @property
+    def memory_gib(self) -> float:
+        """Of one process at its peak; there must be steps."""
+        return max(step.memory_gib for step in self.steps)
+
 
 def read_facts(folder: Path) -> Facts:
     """Raises ForgeError where there is no run."""
@@ -101,7 +116,7 @@ def read_facts(folder: Path) -> Facts:
         films=_films(run.videos, run.videos / "truth"),
         stopped=_stopped(run.videos),
         samples={
-            int(step.name.removeprefix("step-")): _films(step, run.videos / "truth")
+            checkpoint.step_of(step): _films(step, run.videos / "truth")
             for step in sorted((folder / "samples").glob("step-*"))
         },
         sheets=sorted(run.videos.glob("*.png")),

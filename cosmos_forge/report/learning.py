@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cosmos_forge.events import Step, Validated
 from cosmos_forge.report.curves import Curve, chart, smooth
 from cosmos_forge.report.facts import Facts
 from cosmos_forge.report.html import Html, tag
-from cosmos_forge.view.words import label, number
+from cosmos_forge.view.words import held_against, label, number
 
 COLOURS = 8
 
@@ -20,7 +20,7 @@ def curves(facts: Facts) -> Html | None:
         _raw_and_smooth("loss", steps, lambda step: step.loss),
         _held_out(judged),
         _by_noise_level(judged),
-        *(_sample_metric(name, judged) for name in _main_metrics(judged)),
+        *(_sample_metric(name, rivals, judged) for name, rivals in _sample_metrics(judged).items()),
         chart("learning rate", [Curve("learning rate", _of(steps, lambda step: step.lr))], log=False),
         _raw_and_smooth("gradient norm, before clipping", steps, lambda step: step.grad_norm),
         chart("seconds a step", [Curve("seconds", _of(steps, lambda step: step.seconds))]),
@@ -45,14 +45,14 @@ def compared(runs: Sequence[Facts]) -> Html | None:
         lines = [Curve(run.name, points(run), f"c{place % COLOURS}") for place, run in enumerate(runs)]
         return chart(title, lines)
 
-    names = dict.fromkeys(name for run in runs for name in _main_metrics(run.validated))
+    names = dict.fromkeys(name for run in runs for name in _sample_metrics(run.validated))
     charts = [
         each("loss, mean of ten reports", lambda run: smooth(_of(run.steps, lambda step: step.loss))),
         each("held-out loss", lambda run: [(judged.step, judged.loss) for judged in run.validated]),
         *(
             each(
                 f"{label(name)} of sample videos",
-                lambda run, name=name: [(j.step, j.metrics[name]) for j in run.validated if name in j.metrics],  # type: ignore[misc]
+                lambda run, name=name: _metric(name, run.validated),  # type: ignore[misc]
             )
             for name in names
         ),
@@ -100,21 +100,16 @@ def _by_noise_level(judged: Sequence[Validated]) -> Html | None:
     )
 
 
-def _main_metrics(judged: Sequence[Validated]) -> list[str]:
-    """Metrics of sample videos that are no yardsticks of others."""
-    names = dict.fromkeys(name for each in judged for name in each.metrics)
-    return [name for name in names if not {"copy", "base"} & set(name.split("_"))]
+def _sample_metrics(judged: Sequence[Validated]) -> dict[str, dict[str, str]]:
+    """Of sample videos, with what each is held against."""
+    return held_against(dict.fromkeys(name for each in judged for name in each.metrics))
 
 
-def _sample_metric(name: str, judged: Sequence[Validated]) -> Html | None:
-    stem, _, unit = name.partition("_")
-    rival = "_".join(filter(None, (stem, "copy", unit)))
-    lines = [
-        Curve(label(name), [(each.step, each.metrics[name]) for each in judged if name in each.metrics], "c1 dots"),
-        Curve(
-            "copying the last frame",
-            [(each.step, each.metrics[rival]) for each in judged if rival in each.metrics],
-            "c7 dashed",
-        ),
-    ]
+def _sample_metric(name: str, rivals: Mapping[str, str], judged: Sequence[Validated]) -> Html | None:
+    lines = [Curve(label(name), _metric(name, judged), "c1 dots")]
+    lines += [Curve(what, _metric(rival, judged), "c7 dashed") for rival, what in rivals.items()]
     return chart(f"{label(name)} of sample videos", lines)
+
+
+def _metric(name: str, judged: Sequence[Validated]) -> list[tuple[float, float]]:
+    return [(each.step, each.metrics[name]) for each in judged if name in each.metrics]

@@ -11,7 +11,7 @@ from cosmos_forge.report.facts import Facts, Setting
 from cosmos_forge.report.html import Html, html, table, tag
 from cosmos_forge.report.media import Media
 from cosmos_forge.report.times import StageTime
-from cosmos_forge.view.words import amount, duration, label, measured, number
+from cosmos_forge.view.words import amount, duration, held_against, label, measured, number
 
 _STATES = {"open": "cut short"}
 REJECTED_SHOWN = 200
@@ -50,8 +50,7 @@ def failure(facts: Facts) -> Html | None:
 def cards(facts: Facts) -> Html | None:
     """The numbers that a person asks for first."""
     found: list[tuple[str, str]] = []
-    if facts.validated:
-        best = min(facts.validated, key=lambda each: each.loss)
+    if best := facts.best:
         base = f", before training {number(best.base_loss)}" if best.base_loss is not None else ""
         found.append((number(best.loss), f"held-out loss at step {best.step}, the best{base}"))
     if facts.steps:
@@ -61,10 +60,11 @@ def cards(facts: Facts) -> Html | None:
         if name in ("psnr_db", "ssim"):
             found.append((amount(name, value), _against(name, facts.metrics)))
     if facts.steps:
-        pace = sorted(step.seconds for step in facts.steps)[len(facts.steps) // 2]
         mfu = [step.mfu for step in facts.steps if step.mfu is not None]
-        found.append((f"{pace:.3g} s", "a step, the median" + (f"; {max(mfu):.0%} of the GPU's peak" if mfu else "")))
-        found.append((f"{max(step.memory_gib for step in facts.steps):.1f} GiB", "memory at its peak, one process"))
+        found.append(
+            (f"{facts.pace:.3g} s", "a step, the median" + (f"; {max(mfu):.0%} of the GPU's peak" if mfu else ""))
+        )
+        found.append((f"{facts.memory_gib:.1f} GiB", "memory at its peak, one process"))
     if facts.rejected:
         found.append((str(len(facts.rejected)), "files or clips left out"))
     return (
@@ -80,10 +80,8 @@ def cards(facts: Facts) -> Html | None:
 
 def _against(name: str, metrics: dict[str, float]) -> str:
     """ "PSNR; copying the last frame 21.1, before training 18.2"."""
-    stem, _, unit = name.partition("_")
-    rivals = {"copying the last frame": "copy", "before training": "base"}
-    names = {what: "_".join(filter(None, (stem, word, unit))) for what, word in rivals.items()}
-    told = [f"{what} {amount(key, metrics[key], unit=False)}" for what, key in names.items() if key in metrics]
+    rivals = held_against(metrics)[name]
+    told = [f"{what} {amount(rival, metrics[rival], unit=False)}" for rival, what in rivals.items()]
     return "; ".join([label(name), ", ".join(told)]) if told else label(name)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from cosmos_forge import events
 from cosmos_forge.errors import ForgeError
@@ -18,6 +17,7 @@ from cosmos_forge.training.agreement import check_agreement
 from cosmos_forge.training.assemble import assemble
 from cosmos_forge.training.data import Order, batches, generator, read_index, require_tensors, to_device
 from cosmos_forge.training.deterministic import be_deterministic
+from cosmos_forge.training.pieces import whole
 from cosmos_forge.training.report_steps import Report, average
 from cosmos_forge.training.saving import Saver
 from cosmos_forge.training.schedule import lr_factor, why_never_reached
@@ -83,7 +83,7 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
                 (loss.total / share.accumulate).backward()
                 losses.append(loss)
 
-            grad_norm = _whole(torch.nn.utils.clip_grad_norm_(parameters, options.clip_norm))
+            grad_norm = whole(torch.nn.utils.clip_grad_norm_(parameters, options.clip_norm))
             if world.size > 1 and step == first:
                 totals = [loss.total.detach() for loss in losses]
                 context.emit(events.Note(check_agreement(world, totals, grad_norm, parameters)))
@@ -148,8 +148,3 @@ class StopRequest:
     def agree(self, world: World) -> None:
         """Whether anyone was asked; called by all processes at the same step."""
         self.agreed = bool(average(torch.tensor(float(self.asked)), world) > 0)
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """A DTensor put together; any other as it is."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -12,12 +12,10 @@ from typing import BinaryIO
 
 import av
 
+from cosmos_forge.frames import Unreadable, probe
+
 _ISO = {".mp4", ".m4v", ".mov", ".3gp"}  # containers of ISO/IEC 14496-12
 _UNEVEN = 0.1  # a gap between frames may differ by this share of the usual one before the rate counts as variable
-
-
-class Unreadable(Exception):
-    """Why a file cannot be used, in words a person can act on."""
 
 
 @dataclass(frozen=True)
@@ -44,38 +42,19 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """Raises Unreadable for what is no video, is cut short, or shows nothing."""
+    video = probe(path)
+    if not video.codec:
+        raise Unreadable("it is encoded in a way that is not known here; encode it again, as H.264")
     try:
-        if path.stat().st_size == 0:
-            raise Unreadable("the file is empty")
-        with av.open(str(path), metadata_errors="replace") as container:
-            stream = container.streams.best("video")
-            if stream is None:
-                raise Unreadable("there is no video in the file")
-            packets = [packet for packet in container.demux(stream) if packet.size]
-            if len(packets) < stream.frames or any(packet.is_corrupt for packet in packets):
-                raise Unreadable(f"the file is cut short after {len(packets)} frames; copy or encode it again")
-            shown = [packet.pts for packet in packets if not packet.is_discard]
-            if not shown or not stream.average_rate or not stream.time_base:
-                raise Unreadable("the video has no frames")
-            times = sorted(time for time in shown if time is not None)
-            if len(times) < len(shown):
-                raise Unreadable("its frames carry no times; encode it again")
-            keys = [packet.pts for packet in packets if packet.is_keyframe and packet.pts is not None]
-            if not keys or min(keys) > times[0]:
-                raise Unreadable("its first frames need others, which are missing; encode it again")
-            fps, tick = float(stream.average_rate), float(stream.time_base)
-            if stream.codec_context is None:
-                raise Unreadable("it is encoded in a way that is not known here; encode it again, as H.264")
-            height, width = stream.codec_context.height, stream.codec_context.width
-            codec = stream.codec_context.codec.canonical_name
         rotation = _rotation(path)
     except (av.error.FFmpegError, OSError) as error:
-        raise Unreadable(f"this is no video, or a part of the file is missing ({error.strerror})") from error
+        raise Unreadable(f"it cannot be decoded ({error.strerror})") from error
+    times, fps, tick, height, width = video.times, video.fps, float(video.unit), video.height, video.width
     height, width = (width, height) if rotation % 180 else (height, width)
     if len(times) > 1:  # what the container says of the rate need not be what its frames' times say
         fps = (len(times) - 1) / ((times[-1] - times[0]) * tick) if times[-1] > times[0] else fps
     slowest, fastest = _rates(times, tick) or (fps, fps)
-    return Header(len(times), fps, slowest, fastest, height, width, rotation, codec, len(times) / fps)
+    return Header(len(times), fps, slowest, fastest, height, width, rotation, video.codec, len(times) / fps)
 
 
 def _rates(times: list[int], tick: float) -> tuple[float, float] | None:

@@ -44,27 +44,12 @@ def _list(folder: Path) -> None:
     import torch
 
     from cosmos_forge.plan import load_plan
-    from cosmos_forge.types import Context, World
-    from cosmos_forge.worker import build, component, files
+    from cosmos_forge.types import World
+    from cosmos_forge.worker import component, make_context
 
     plan = load_plan(folder, "prepare")
-
-    def make(kind: str, use: str, **options: Any) -> Any:
-        return build(plan, kind, use, options, context)
-
-    context = Context(
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        world=World(),
-        seed=plan.root.seed,
-        folder=folder,
-        files=files,
-        resolve=plan.resolve,
-        component=make,
-        emit=lambda event: None,
-    )
     try:
-        dataset = component(plan, "dataset", context)
+        dataset = component(plan, "dataset", make_context(plan, World(), torch.float32, lambda event: None))
     except ForgeError as error:
         _say(problems=[{"what": problem.what, "fix": problem.fix} for problem in error.problems])
         return

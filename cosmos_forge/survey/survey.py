@@ -19,11 +19,12 @@ from typing import Any
 
 from cosmos_forge import machine
 from cosmos_forge.errors import ForgeError, Problem, show_path
+from cosmos_forge.frames import Unreadable
 from cosmos_forge.options import Download, nearest
 from cosmos_forge.plan import Plan
 from cosmos_forge.plugins import Component, Plugins
 from cosmos_forge.recipe import read_recipe, toml_value
-from cosmos_forge.survey.header import Header, Unreadable, read_header
+from cosmos_forge.survey.header import Header, read_header
 from cosmos_forge.survey.listing import list_clips
 from cosmos_forge.tables import build_tables
 from cosmos_forge.types import Source
@@ -65,8 +66,7 @@ class Survey:
     @property
     def size(self) -> tuple[int, int, int]:
         """Frames, height and width of a clip, as the dataset is asked for them."""
-        options = self.plan.options("dataset")
-        return options.num_frames, options.height, options.width
+        return self.plan.clip_size
 
     def fits(self, num_frames: int, height: int, width: int) -> bool:
         """Whether the recipe's latent tokenizer takes clips of that size; without one, 8k+1 frames and multiples of 16

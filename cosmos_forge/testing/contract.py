@@ -92,21 +92,25 @@ class Contract:
             )
 
     def test_registering_is_light(self, tmp_path: Path) -> None:
-        table = json.dumps([self.kind, self.use, self.make_options(tmp_path), HEAVY], default=str)
+        heavy = self.imports(_REGISTER, self.kind, self.use, self.make_options(tmp_path))
+        assert not heavy, (
+            f"registering, or the options' `needs`, imported {heavy}; import them in the module that `build` names, "
+            "which only workers load"
+        )
+
+    def imports(self, script: str, *values: Any) -> list[str]:
+        """Those of HEAVY that a script imports, in a process without other plugins. Its argument is `values` and HEAVY
+        as JSON, and what it prints last the answer."""
         done = subprocess.run(
-            [sys.executable, "-c", _REGISTER, table],
+            [sys.executable, "-c", script, json.dumps([*values, HEAVY], default=str)],
             env={**os.environ, "FORGE_PLUGINS": self.registration().plugin},
             capture_output=True,
             text=True,
             timeout=120,
             check=False,
         )
-        assert done.returncode == 0, f"the plugin does not load by itself, without other plugins:\n{done.stderr}"
-        heavy = json.loads(done.stdout.splitlines()[-1])
-        assert not heavy, (
-            f"registering, or the options' `needs`, imported {heavy}; import them in the module that `build` names, "
-            "which only workers load"
-        )
+        assert done.returncode == 0, f"the {self.kind} does not work by itself, without other plugins:\n{done.stderr}"
+        return list(json.loads(done.stdout.splitlines()[-1]))
 
     def test_options_explain_themselves(self) -> None:
         cls = self.registration().options

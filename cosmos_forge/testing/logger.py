@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from cosmos_forge import events
-from cosmos_forge.testing.contract import HEAVY, Contract
+from cosmos_forge.testing.contract import Contract
 from cosmos_forge.testing.fakes import build
 from cosmos_forge.types import LoggerContext
 
@@ -76,15 +72,5 @@ class LoggerContract(Contract):
             self.test_takes_every_event(tmp_path)
 
     def test_working_is_light(self, tmp_path: Path) -> None:
-        table = json.dumps([self.use, self.make_options(tmp_path), str(tmp_path), SETTINGS, HEAVY], default=str)
-        done = subprocess.run(
-            [sys.executable, "-c", _BUILD, table],
-            env={**os.environ, "FORGE_PLUGINS": self.registration().plugin},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, f"the logger does not work by itself, without other plugins:\n{done.stderr}"
-        heavy = json.loads(done.stdout.splitlines()[-1])
+        heavy = self.imports(_BUILD, self.use, self.make_options(tmp_path), str(tmp_path), SETTINGS)
         assert not heavy, f"the logger imported {heavy}; it lives in the process of `forge`, which must stay small"

@@ -7,7 +7,7 @@
 Every process writes the pieces of DTensors that it holds; what all hold alike is written once. A piece is placed by its
 offset in the whole tensor, so any number of processes can read what any other number wrote. The folder gets its name
 last; `saving` is what writes it. torch's own distributed checkpoint keeps its index as a pickle, which opening a shared
-run must not execute.
+run must not execute. Which checkpoints there are, and what they say of themselves, is told without importing torch.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.files import settle, write_json
 from cosmos_forge.training.pieces import in_pieces, place_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LISTED = 4  # names that an error shows
 
@@ -61,7 +62,7 @@ def file_of(rank: int) -> str:
 
 
 def folder_of(step: int) -> str:
-    """The name of a step's checkpoint."""
+    """The name of a step's checkpoint, and of its samples."""
     return f"step-{step:09d}"
 
 
@@ -77,6 +78,11 @@ def commit(partial: Path, final: Path, state: Mapping[str, Any]) -> None:
 def committed(folder: Path) -> list[Path]:
     """The checkpoints there are, oldest first."""
     return [state.parent for state in sorted(folder.glob("step-*/state.json"))]
+
+
+def step_of(folder: Path) -> int:
+    """The step that a folder is of, by that name."""
+    return int(folder.name.partition("-")[2])
 
 
 def latest(folder: Path) -> Path | None:
@@ -113,6 +119,8 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 def restore(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
     """Fills `tensors` in place, each process what it holds of them. Raises ForgeError, before anything is changed,
     where what was saved is not these, in name and shape; and where a file is damaged."""
+    import torch
+
     index = read_state(checkpoint)["tensors"]
     _require_fit(checkpoint, {name: entry["shape"] for name, entry in index.items()}, tensors)
     for name, tensor in tensors.items():
@@ -124,6 +132,8 @@ def restore(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
 def load(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
     """Whole tensors, on the CPU, of the names that start with `prefix`, which is cut off. Raises ForgeError where a
     file is damaged."""
+    import torch
+
     index = read_state(checkpoint)["tensors"]
     whole = {}
     for name, entry in index.items():

@@ -108,13 +108,7 @@ def load_batch(clips: Sequence[PreparedClip], max_tokens: int) -> Batch:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on `device`; does not wait for the copy where memory is pinned."""
-    return Batch(
-        batch.latents_BCTHW.to(device, non_blocking=True),
-        TextEmbedding(
-            batch.text.tokens_BLD.to(device, non_blocking=True), batch.text.mask_BL.to(device, non_blocking=True)
-        ),
-        batch.fps_B.to(device, non_blocking=True),
-    )
+    return batch.each(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def clip_at(position: int, clips: int, seed: int) -> int:
@@ -175,13 +169,7 @@ def batches(
 
     def read(places: Sequence[int]) -> tuple[Sequence[int], Batch]:
         batch = load_batch([clips[order.clip(place)] for place in places], max_tokens)
-        if pin:
-            batch = Batch(
-                batch.latents_BCTHW.pin_memory(),
-                TextEmbedding(batch.text.tokens_BLD.pin_memory(), batch.text.mask_BL.pin_memory()),
-                batch.fps_B.pin_memory(),
-            )
-        return places, batch
+        return places, batch.each(Tensor.pin_memory) if pin else batch
 
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
         ahead = [pool.submit(read, places) for places in islice(positions, 3)]

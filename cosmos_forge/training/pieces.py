@@ -1,4 +1,4 @@
-"""Tensors that are in pieces. Imports torch's DTensors, which takes half a second, only where somebody has made one."""
+"""Tensors that are in pieces. DTensors, whose import takes half a second, are imported only where somebody made one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor.placement_types import Placement
@@ -34,3 +33,8 @@ def place_of(
 def local(tensor: Tensor) -> Tensor:
     """What this process holds of a DTensor; any other tensor itself. Changing it changes the tensor."""
     return tensor.to_local() if in_pieces(tensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A DTensor put together, for which all processes meet; any other tensor itself."""
+    return tensor.full_tensor() if in_pieces(tensor) else tensor

@@ -88,8 +88,8 @@ def predicted(
     plan: Plan, net: nn.Module, blocks: Sequence[str], context: Context, compiled: bool
 ) -> Callable[[Sequence[Level]], Memory]:
     """How much memory this process will need, as a function of the blocks' levels."""
-    options, data, world = plan.train, plan.options("dataset"), context.world
-    latent_shape = plan.options("latent_tokenizer").latent_shape(data.num_frames, data.height, data.width)
+    options, world = plan.train, context.world
+    latent_shape = plan.options("latent_tokenizer").latent_shape(*plan.clip_size)
     holdings = hold(net, blocks, context.dtype)
     frozen = sum(each.numel() for each in net.parameters() if not each.requires_grad)
     mostly_frozen = 2 * frozen > sum(each.numel() for each in net.parameters())

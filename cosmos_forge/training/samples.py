@@ -16,9 +16,9 @@ from cosmos_forge.generation import outputs, sheet
 from cosmos_forge.generation.judge import compare
 from cosmos_forge.generation.sampling import frames, solve
 from cosmos_forge.kinds import Dataset, LatentTokenizer, Model, Sampler
-from cosmos_forge.plan import SIZES
 from cosmos_forge.run import Run
 from cosmos_forge.stages.prepare import Cache
+from cosmos_forge.training import checkpoint
 from cosmos_forge.training.data import PreparedClip, load_batch, pad_text, to_device
 from cosmos_forge.training.groups import from_all, leads, turns
 from cosmos_forge.types import Condition, Context, TextEmbedding
@@ -32,10 +32,9 @@ def find_samples(plan: Plan, run: Run, context: Context, held_out: Sequence[Prep
     """The first held-out clips of the largest size; None, and a note that says why, where no videos can be made."""
     why = why_no_samples(plan)
     if not why:
-        size = [getattr(plan.options("dataset"), key) for key in SIZES]
-        shape = plan.options("latent_tokenizer").latent_shape(*size)
+        shape = plan.options("latent_tokenizer").latent_shape(*plan.clip_size)
         held_out = [clip for clip in held_out if tuple(clip.shape) == tuple(shape)]
-        why = "" if held_out else f"no held-out clip has the largest size, {'x'.join(map(str, size))}"
+        why = "" if held_out else f"no held-out clip has the largest size, {'x'.join(map(str, plan.clip_size))}"
     if why:
         context.emit(events.Note(f"validation makes no videos: {why}"))
         return None
@@ -56,7 +55,7 @@ class Samples:
     def make(self, step: int, model: Model) -> tuple[dict[str, float], str]:
         """Leaves `samples/step-../` with an MP4 each and a contact sheet. Returns means of how good the videos are, and
         the sheet's path within the run. The network must be ready to be judged."""
-        folder, world = self.run.samples / f"step-{step:09d}", self.context.world
+        folder, world = self.run.samples / checkpoint.folder_of(step), self.context.world
         latents = {turn: self._continue(model, turn) for turn in turns(len(self.clips), world)}
         mine = {turn: each for turn, each in latents.items() if turn < len(self.clips) and leads(world)}
         measured = {}
@@ -76,8 +75,8 @@ class Samples:
         options, device, total = self.plan.generate, self.context.device, len(self.clips)
         clip, steps = self.clips[turn % total], self.plan.options("sampler").steps
         batch = to_device(load_batch([clip], self.plan.max_tokens), device)
-        size = [getattr(self.plan.options("dataset"), key) for key in SIZES]
-        _, given, *_ = self.plan.options("latent_tokenizer").latent_shape(self.given, *size[1:])
+        _, height, width = self.plan.clip_size
+        _, given, *_ = self.plan.options("latent_tokenizer").latent_shape(self.given, height, width)
         known_BCTHW = batch.latents_BCTHW.float()
         known_BCTHW[:, :, given:] = 0  # so that nothing of the truth can reach the network
         condition = Condition(known_BCTHW, given, batch.text, self.negative, batch.fps_B, options.seed)
@@ -126,7 +125,7 @@ class Samples:
             )
             return None
         text = pad_text(load_file(path)["tokens"].float(), self.plan.max_tokens)
-        return TextEmbedding(text.tokens_BLD.to(context.device), text.mask_BL.to(context.device))
+        return text.each(lambda tensor: tensor.to(context.device))
 
 
 def _file(folder: Path, clip: PreparedClip) -> Path:

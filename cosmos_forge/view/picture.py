@@ -6,25 +6,8 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cosmos_forge.events import (
-    Artifact,
-    Event,
-    Measured,
-    Note,
-    Progress,
-    RejectedClip,
-    Resumed,
-    RunFinished,
-    RunStarted,
-    Saved,
-    StageFailed,
-    StageFinished,
-    StageSkipped,
-    StageStarted,
-    Stamped,
-    Step,
-    Validated,
-)
+from cosmos_forge import events
+from cosmos_forge.events import Event, Stamped
 
 Status = Literal["waiting", "running", "done", "skipped", "failed", "interrupted"]
 Outcome = Literal["open", "done", "failed", "interrupted"]
@@ -36,7 +19,7 @@ _RECENT = 10  # reports that the smoothed loss and the remaining time are taken 
 class Meter:
     """How far a countable piece of work is. begun: `done` and time (seconds since 1970) of its first report."""
 
-    latest: Progress
+    latest: events.Progress
     time: float
     begun: tuple[float, float]
 
@@ -80,22 +63,22 @@ class Training:
     """
 
     curve: list[tuple[int, float, float]] = field(default_factory=list)
-    latest: Step | None = None
+    latest: events.Step | None = None
     time: float = 0.0
     saved: int | None = None
     pace: list[float] = field(default_factory=list)
-    judged: list[Validated] = field(default_factory=list)
+    judged: list[events.Validated] = field(default_factory=list)
 
-    def judge(self, judged: Validated) -> None:
+    def judge(self, judged: events.Validated) -> None:
         """Takes a judgement, in place of those that were lost."""
         self.judged = [each for each in self.judged if each.step < judged.step] + [judged]
 
     @property
-    def best(self) -> Validated | None:
+    def best(self) -> events.Validated | None:
         """That with the lowest loss."""
         return next((each for each in reversed(self.judged) if each.best), None)
 
-    def add(self, step: Step, time: float) -> None:
+    def add(self, step: events.Step, time: float) -> None:
         """Takes a report. Steps that are done again after a resume take the place of those lost."""
         while self.curve and self.curve[-1][0] >= step.step:
             self.curve.pop()
@@ -130,7 +113,7 @@ class Picture:
     time: float = 0.0
     outcome: Outcome = "open"
     stages: dict[str, StageLine] = field(default_factory=dict)
-    failure: StageFailed | None = None
+    failure: events.StageFailed | None = None
     said: set[Event] = field(default_factory=set)
     training: Training = field(default_factory=Training)
     artifacts: dict[str, str] = field(default_factory=dict)
@@ -146,7 +129,7 @@ class Picture:
     @property
     def rejected(self) -> int:
         """How many clips were left out."""
-        return sum(isinstance(event, RejectedClip) for event in self.said)
+        return sum(isinstance(event, events.RejectedClip) for event in self.said)
 
     def is_about(self, name: str) -> bool:
         """Whether the last attempt left it, or found the stage that did done: a stage done again by itself is about
@@ -157,7 +140,7 @@ class Picture:
     def add(self, stamped: Stamped) -> bool:
         """Paints one event. False for a note or a rejected clip that was there before, which need not be told again."""
         event, self.time = stamped.event, stamped.time
-        if isinstance(event, (Note, RejectedClip)):
+        if isinstance(event, (events.Note, events.RejectedClip)):
             if event in self.said:
                 return False
             self.said.add(event)
@@ -172,28 +155,28 @@ class Picture:
 
     def _paint(self, event: Event) -> None:
         match event:
-            case RunStarted():
+            case events.RunStarted():
                 self.name, self.recipe, self.started = event.name, event.recipe, self.time
                 self.stages = {name: StageLine(name) for name in event.stages}
                 self.outcome, self.failure, self.said, self.news = "open", None, set(), set()
-            case RunFinished():
+            case events.RunFinished():
                 self.outcome = "done"
-            case StageStarted():
+            case events.StageStarted():
                 self._start(event)
-            case StageSkipped():
+            case events.StageSkipped():
                 self._stage(event.stage).status = "skipped"
-            case StageFinished():
+            case events.StageFinished():
                 stage = self._stage(event.stage)
                 stage.status, stage.seconds = "done", event.seconds
-            case StageFailed():
+            case events.StageFailed():
                 stage = self._stage(event.stage)
                 self.outcome = stage.status = "interrupted" if event.interrupted else "failed"
                 stage.seconds, self.failure = stage.elapsed(self.time), event
-            case Artifact():
+            case events.Artifact():
                 self.artifacts.pop(event.name, None)  # what was made last stands last
                 self.artifacts[event.name] = event.path
                 self._left(event.name)
-            case Measured():
+            case events.Measured():
                 self.metrics = event.metrics
                 self._left("metrics")
             case _:
@@ -203,7 +186,7 @@ class Picture:
         self.left_by[name] = self.current.name if self.current else ""
         self.news.add(name)
 
-    def _start(self, event: StageStarted) -> None:
+    def _start(self, event: events.StageStarted) -> None:
         self.stages[event.stage] = StageLine(event.stage, "running", event.processes, self.time)
         self.training.pace.clear()
 
@@ -216,18 +199,18 @@ class Picture:
         if stage is None:
             return
         match event:
-            case Progress():
+            case events.Progress():
                 meter = stage.meter
                 same = meter is not None and meter.latest.what == event.what and meter.latest.done <= event.done
                 begun = meter.begun if meter is not None and same else (event.done, self.time)
                 stage.meter = Meter(event, self.time, begun)
-            case Step():
+            case events.Step():
                 self.training.add(event, self.time)
                 stage.training = self.training
-            case Saved():
+            case events.Saved():
                 self.training.saved = event.step
-            case Validated():
+            case events.Validated():
                 self.training.judge(event)
                 stage.training, stage.meter = self.training, None
-            case Resumed():
+            case events.Resumed():
                 stage.resumed = event.step

@@ -20,7 +20,7 @@ from rich.text import Text
 from cosmos_forge.events import Note, RejectedClip, Stamped
 from cosmos_forge.view.last_words import Closing, closing
 from cosmos_forge.view.picture import Meter, Picture, StageLine, Training
-from cosmos_forge.view.words import counted, duration, number, pace, sparkline, step_facts
+from cosmos_forge.view.words import counted, duration, number, pace, sparkline, step_facts, time_left
 
 _SIGNS = {
     "waiting": ("·", "dim"),
@@ -119,7 +119,7 @@ def _work(stage: StageLine, width: int, now: float) -> list[Text]:
     lines = []
     if stage.training and stage.training.latest:
         step, left = stage.training.latest, stage.training.left(now)
-        lines.append(_bar(step.step / step.steps, f"step {step.step}/{step.steps}", _left(left), width))
+        lines.append(_bar(step.step / step.steps, f"step {step.step}/{step.steps}", time_left(left), width))
         lines += _training(stage.training, width)
     if stage.training and stage.training.judged:
         lines.append(_judged(stage.training, width))
@@ -143,7 +143,7 @@ def _meter(meter: Meter, width: int, now: float) -> Text:
     latest, room = meter.latest, width // 3
     share = latest.done / latest.total if latest.total else 0.0
     what = latest.what if len(latest.what) <= room else "…" + latest.what[1 - room :]
-    beside = "  ".join(filter(None, (pace(meter), _left(meter.left(now)))))
+    beside = "  ".join(filter(None, (pace(meter), time_left(meter.left(now)))))
     return _bar(share, f"{what} {counted(latest)}", beside, width)
 
 
@@ -170,10 +170,6 @@ def _training(training: Training, width: int) -> list[Text]:
             line.append(f"{name} ", "dim").append(f"{value:<{_CELL - len(name) - 1}}")
         lines.append(line)
     return lines
-
-
-def _left(seconds: float | None) -> str:
-    return "" if seconds is None else f"{duration(seconds)} left"
 
 
 def panel(last: Closing, tone: str, width: int) -> RenderableType:

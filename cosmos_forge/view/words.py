@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from cosmos_forge.events import Progress, Step, Validated
@@ -12,7 +12,7 @@ from cosmos_forge.view.picture import Meter
 
 _BARS = "▁▂▃▄▅▆▇█"
 _UNITS = {"db": "dB", "seconds": "s"}
-# What a metric may be held against: the same metric's name with this word in it.
+# What a metric may be held against: the metric of its name with this word after the first.
 _RIVALS = {"copy": "copying the last frame", "base": "before training"}
 _MORE_IS_BETTER = ("psnr", "ssim")
 
@@ -66,6 +66,11 @@ def pace(meter: Meter) -> str:
     return f"{meter.rate:.1f}/s" if meter.rate >= 1 else f"{duration(1 / meter.rate)} each"
 
 
+def time_left(seconds: float | None) -> str:
+    """ "4.2s left"; nothing where it is not known."""
+    return "" if seconds is None else f"{duration(seconds)} left"
+
+
 def step_facts(step: Step) -> list[tuple[str, str]]:
     """What a report says besides its number, by name."""
     return [
@@ -95,33 +100,32 @@ def held_out(judged: Validated) -> str:
     return f"held-out loss {loss}{before}{', the lowest so far' if judged.best else ''}"
 
 
-def measured(metrics: dict[str, float]) -> list[str]:
-    """A sentence for each metric with rivals, as `psnr_db` has `psnr_copy_db` and `psnr_base_db`; one for the rest."""
-    rivals = {name: _rival_of(name, metrics) for name in metrics}
+def held_against(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Of each metric those that it may be held against, as `psnr_db` against `psnr_copy_db`, and what these are. They
+    have no entry of their own."""
+    known, found = list(names), {}
+    for name in known:
+        first, *unit = name.split("_")
+        rivals = {"_".join([first, word, *unit]): what for word, what in _RIVALS.items()}
+        found[name] = {rival: what for rival, what in rivals.items() if rival in known}
+    yardsticks = {rival for rivals in found.values() for rival in rivals}
+    return {name: rivals for name, rivals in found.items() if name not in yardsticks}
+
+
+def measured(metrics: Mapping[str, float]) -> list[str]:
+    """A sentence for each metric with rivals, one for the rest."""
     sentences, rest = [], []
-    for name, value in metrics.items():
-        if rivals[name]:
-            continue
+    for name, rivals in held_against(metrics).items():
+        value, what = metrics[name], f"{label(name)} {amount(name, metrics[name])}"
         against = [
-            f"{_compared(name, value, metrics[other])} {rival[1]} ({amount(other, metrics[other], unit=False)})"
-            for other, rival in rivals.items()
-            if rival and rival[0] == name
+            f"{_compared(name, value, metrics[rival])} {it} ({amount(rival, metrics[rival], unit=False)})"
+            for rival, it in rivals.items()
         ]
-        what = f"{label(name)} {amount(name, value)}"
         if against:
             sentences.append(f"{what}: {', '.join(against)}")
         else:
             rest.append(what)
     return [*sentences, ", ".join(rest)] if rest else sentences
-
-
-def _rival_of(name: str, metrics: dict[str, float]) -> tuple[str, str] | None:
-    """The metric that `name` is a yardstick of, and what the yardstick is."""
-    for word, what in _RIVALS.items():
-        main = "_".join(part for part in name.split("_") if part != word)
-        if main != name and main in metrics:
-            return main, what
-    return None
 
 
 def _unit(name: str) -> str:

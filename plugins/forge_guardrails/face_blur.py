@@ -7,8 +7,6 @@ Shape suffixes: C channels, T time, H height, W width, N boxes.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,8 +23,7 @@ CANDIDATES, OVERLAP, FACES = 5000, 0.4, 750  # as upstream: boxes looked at, sha
 
 def build(options: FaceBlurOptions, context: Context) -> FaceBlur:
     """The guardrail `face-blur` of a recipe."""
-    needs = options.needs()
-    folder = context.files(needs[0]) if needs else Path(options.model)
+    folder = options.folder_of(options.model, context.files)
     net = RetinaFace()
     load_tensors(net, folder / WEIGHTS, "", "module.", unused="LandmarkHead.")
     return FaceBlur(net, options, context.device)

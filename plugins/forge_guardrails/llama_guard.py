@@ -26,8 +26,7 @@ ANSWER_TOKENS = 100  # as upstream; "unsafe" and all codes take fewer
 
 def build(options: LlamaGuardOptions, context: Context) -> LlamaGuard:
     """The guardrail `llama-guard` of a recipe."""
-    needs = options.needs()
-    folder = context.files(needs[0]) if needs else Path(options.model)
+    folder = options.folder_of(options.model, context.files)
     return LlamaGuard(folder, options.allow, context.device, context.dtype)
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from cosmos_forge import Download, Options, Problem, hookimpl
+from cosmos_forge import Download, HubOptions, Options, Problem, hookimpl
 from forge_guardrails.categories import HAZARDS, SCENES
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
 
-ON_HUB = r"[\w-][\w.-]*/[\w.-]+"
 COSMOS = "nvidia/Cosmos-Guardrail1"
 NVIDIA_LICENCE = "NVIDIA Open Model License"
 
@@ -53,22 +51,6 @@ class BlocklistOptions(Options):
             yield plan.problem(table, "file", what, f"relative paths start at {Path.cwd()}")
         elif not any(map(str.strip, self.words)) and not self.fingerprint():
             yield plan.problem(table, "words", "there is no word to refuse", "give `words`, or a `file` with some")
-
-
-class HubOptions(Options):
-    """Weights in a folder or on the hub."""
-
-    def needs_of(self, model: str, files: tuple[str, ...], gigabytes: float, licence: str) -> list[Download]:
-        """The download, unless `model` is a folder, or nothing that could be a repository."""
-        local = Path(model).is_dir() or not re.fullmatch(ON_HUB, model)
-        return [] if local else [Download(model, files, gigabytes, licence)]
-
-    def check_place(self, plan: Plan, key: str) -> Iterable[Problem]:
-        """Whether `key` is a folder that is there, or may be a repository."""
-        place = str(getattr(self, key))
-        if not Path(place).is_dir() and not re.fullmatch(ON_HUB, place):
-            fix = "give the path of a folder, or owner/name of a repository on the hub"
-            yield plan.problem(plan.name_of(self), key, f"there is no folder {place}", fix)
 
 
 class LlamaGuardOptions(HubOptions):

@@ -29,9 +29,8 @@ WEIGHTS = "video_content_safety_filter/safety_filter.pt"
 
 def build(options: VideoFilterOptions, context: Context) -> VideoFilter:
     """The guardrail `video-filter` of a recipe."""
-    here = {need.repo: context.files(need) for need in options.needs()}
-    folder = here.get(options.model, Path(options.model))
-    encoder = load_pretrained(SiglipVisionModel, here.get(options.encoder, Path(options.encoder)), torch.float32)
+    folder = options.folder_of(options.model, context.files)
+    encoder = load_pretrained(SiglipVisionModel, options.folder_of(options.encoder, context.files), torch.float32)
     classifier = load_classifier(folder / WEIGHTS, encoder.config.hidden_size)
     return VideoFilter(encoder, classifier, options.every, options.allow, context.device)
 

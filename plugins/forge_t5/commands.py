@@ -72,15 +72,15 @@ def _find(model: str) -> Path:
     """The folder itself, or where the hub's files lie on this machine. Raises ForgeError, for nothing is downloaded."""
     from huggingface_hub import snapshot_download
 
-    needs = T5Options.model_validate({"model": model}).needs()
-    if not needs:
+    if Path(model).is_dir():
         return Path(model)
+    patterns = [pattern for need in T5Options.model_validate({"model": model}).needs() for pattern in need.files]
     try:
-        folder = Path(snapshot_download(model, allow_patterns=list(needs[0].files), local_files_only=True))
+        folder = Path(snapshot_download(model, allow_patterns=patterns, local_files_only=True))
     except (OSError, ValueError):
         folder = None
-    files = f" {' '.join(needs[0].files)}" if model == PUBLISHED else ""
-    if folder is None or not all(any(folder.glob(pattern)) for pattern in needs[0].files):
+    files = f" {' '.join(patterns)}" if model == PUBLISHED else ""
+    if folder is None or not all(any(folder.glob(pattern)) for pattern in patterns):
         raise ForgeError(
             f"{model} is no folder here, nor has it been downloaded from the hub",
             f"`hf download {model}{files}` gets it",

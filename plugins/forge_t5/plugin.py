@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from cosmos_forge import Download, Options, Problem, hookimpl
+from cosmos_forge import Download, HubOptions, Options, Problem, hookimpl
 from forge_t5.captions import faults, fingerprint, read_captions, unknown
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
 
 PUBLISHED = "google-t5/t5-11b"
-ON_HUB = r"[\w-][\w.-]*/[\w.-]+"
 
 
-class T5Options(Options):
+class T5Options(HubOptions):
     """The encoder of a T5, by default T5-11B, which Cosmos-Predict1 was trained with."""
 
     model: str = Field(
@@ -35,19 +33,15 @@ class T5Options(Options):
 
     def needs(self) -> list[Download]:
         """The weights, unless `model` is a folder. T5-11B was published before safetensors."""
-        if Path(self.model).is_dir():
-            return []
-        weights = "pytorch_model.bin" if self.model == PUBLISHED else "*.safetensors*"
-        files = ("config.json", "tokenizer.json", weights)
-        return [Download(self.model, files, self.gigabytes, licence="Apache-2.0" if self.model == PUBLISHED else "")]
+        published = self.model == PUBLISHED
+        files = ("config.json", "tokenizer.json", "pytorch_model.bin" if published else "*.safetensors*")
+        return self.needs_of(self.model, files, self.gigabytes, "Apache-2.0" if published else "")
 
     def check(self, plan: Plan) -> Iterable[Problem]:
         """Whether there is such a folder, and whether it holds a T5 of this width."""
         config = Path(self.model) / "config.json"
         if not config.parent.is_dir():
-            if not re.fullmatch(ON_HUB, self.model):
-                fix = "give the path of a folder, or owner/name of a repository on the hub"
-                yield plan.problem("text_encoder", "model", f"there is no folder {self.model}", fix)
+            yield from self.check_place(plan, "model")
         elif not config.exists():
             fix = "give a folder with config.json, tokenizer.json and weights, as `save_pretrained` writes them"
             yield plan.problem("text_encoder", "model", f"{self.model} holds no config.json", fix)

@@ -25,8 +25,7 @@ PAD = 0  # of every T5
 
 def build(options: T5Options, context: Context) -> T5:
     """The text encoder `t5` of a recipe."""
-    needs = options.needs()
-    folder = context.files(needs[0]) if needs else Path(options.model)
+    folder = options.folder_of(options.model, context.files)
     return T5(folder, options.width, options.max_tokens, options.dtype, context.device)
 
 

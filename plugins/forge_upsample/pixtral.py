@@ -28,9 +28,7 @@ FIX = "the folder must hold config.json, tokenizer and weights; `forge fetch` ge
 
 def build(options: PixtralOptions, context: Context) -> Pixtral:
     """The prompt upsampler `pixtral` of a recipe."""
-    needs = options.needs()
-    folder = context.files(needs[0]) if needs else Path(options.model)
-    return Pixtral(folder, options, context.device, context.dtype)
+    return Pixtral(options.folder_of(options.model, context.files), options, context.device, context.dtype)
 
 
 class Pixtral:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from cosmos_forge import Download, Options, Problem, hookimpl
+from cosmos_forge import Download, HubOptions, Options, Problem, hookimpl
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
 
-ON_HUB = r"[\w-][\w.-]*/[\w.-]+"
 INSTRUCTIONS = (
     "The picture is the first frame of a video. What is to happen in it: {prompt}\n"
     "Describe the whole video in one paragraph of at most 150 words: what is seen, how it looks, how it moves and how "
@@ -39,7 +37,7 @@ class RequestOptions(Options):
         return self.instructions.replace("{prompt}", prompt.strip() or "whatever the picture suggests")
 
 
-class PixtralOptions(RequestOptions):
+class PixtralOptions(RequestOptions, HubOptions):
     """Writes prompts with Pixtral 12B, which Cosmos-Predict1 uses; 25 GB of weights."""
 
     model: str = Field(
@@ -48,14 +46,10 @@ class PixtralOptions(RequestOptions):
     )
 
     def needs(self) -> list[Download]:
-        if Path(self.model).is_dir() or not re.fullmatch(ON_HUB, self.model):
-            return []
-        return [Download(self.model, ("*.json", "*.jinja", "*.safetensors"), 25.4, "Apache-2.0")]
+        return self.needs_of(self.model, ("*.json", "*.jinja", "*.safetensors"), 25.4, "Apache-2.0")
 
     def check(self, plan: Plan) -> Iterable[Problem]:
-        if not Path(self.model).is_dir() and not re.fullmatch(ON_HUB, self.model):
-            fix = "give the path of a folder, or owner/name of a repository on the hub"
-            yield plan.problem("prompt_upsampler", "model", f"there is no folder {self.model}", fix)
+        return self.check_place(plan, "model")
 
 
 class OpenAIOptions(RequestOptions):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cosmos_forge.frames import Unreadable
 from cosmos_forge.types import Source
 from forge_video_folder.plugin import is_video, texts_of, videos_of
-from forge_video_folder.reader import Unreadable
 
 if TYPE_CHECKING:
     from forge_video_folder.plugin import VideoFolderOptions

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,11 +12,11 @@ import torch
 
 from cosmos_forge import ForgeError, Problem
 from cosmos_forge.events import Note
-from cosmos_forge.frames import resize
+from cosmos_forge.frames import Unreadable, content_hash, probe, resize
 from cosmos_forge.types import Clip, Rejected
 from forge_video_folder.files import NO_VIDEO, captions_alone, list_files, name_in, read_caption, why_not
 from forge_video_folder.plugin import LAYOUT, VideoFolderOptions, missing, texts_of, videos_of
-from forge_video_folder.reader import Unreadable, probe, read_frames
+from forge_video_folder.reader import read_frames
 
 if TYPE_CHECKING:
     from cosmos_forge import Context
@@ -89,8 +88,7 @@ class VideoFolder:
     def fingerprint(self, index: int) -> str:
         """SHA-256 over the file's content, the place of the clip in it, and all else that decides frames."""
         options, window = self.options, self.windows[index]
-        stat = window.video.stat()
-        content = content_hash(window.video, stat.st_size, stat.st_mtime_ns)
+        content = content_hash(window.video)
         num_frames, height, width = window.size
         shape = (num_frames, options.frame_stride, height, width, options.resize)
         return hashlib.sha256(repr((content, window.start, shape)).encode()).hexdigest()
@@ -125,13 +123,3 @@ def picture_size(video: Path) -> tuple[int, int]:
     """Height and width as shown: only a decoded frame tells whether the video is turned. Raises Unreadable."""
     _, height, width, _ = read_frames(video, [0]).shape
     return height, width
-
-
-@cache
-def content_hash(path: Path, size: int, modified: int) -> str:
-    """SHA-256 of the file, read again where its size or time of change (nanoseconds) differ."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -55,11 +55,14 @@ def test_every_option_is_described_and_every_component_stands_in_its_readme(root
         assert named, f"{page}: {component.name}"
 
 
-def test_files_that_a_page_names_exist(root, pages):
+def test_files_that_a_page_names_exist_and_the_tree_is_whole(root, pages):
     readme = (root / "README.md").read_text(encoding="utf-8")
     tree = readme[readme.index("## What lies where") :]
     for name in re.findall(r"\b((?:[\w]+/)*\w+\.py)\b", tree[: tree.index("\n## ")]):
         assert list((root / "cosmos_forge").rglob(name)) or (root / name).exists(), name
+    for folder in ("", "training", "generation"):
+        for path in (root / "cosmos_forge" / folder).glob("[!_]*.py"):
+            assert re.search(rf"\b{path.name}\b", tree), path
     for page in pages:
         for target in re.findall(r"\]\(([^):#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page}: {target}"

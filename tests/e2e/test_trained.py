@@ -202,3 +202,11 @@ def test_generates_with_them(workplace, runs: Path) -> None:
     assert (adapter["adapter"], adapter["strength"]) == ("run:kitchen@4-ema", 0.5)
     notes = [event.text for event in workplace.events("second") if isinstance(event, events.Note)]
     assert "run:kitchen@4-ema: 8 of 8 layers, strength 0.5" in notes
+
+
+def test_a_damaged_checkpoint_is_told_before_anything_is_loaded(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "second", runs / "spoilt")
+    state = max((runs / "spoilt" / "checkpoints").glob("step-*/state.json"))
+    state.write_text(state.read_text()[:30])
+    with pytest.raises(ForgeError, match=r"model.*state.json is damaged"):
+        plan_with("model.weights=run:spoilt@best")

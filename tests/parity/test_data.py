@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from cosmos_forge.files import sha256
-from cosmos_forge.frames import resize
+from cosmos_forge.frames import probe, resize
 from cosmos_forge.generation.jobs import to_given_pixels
 from cosmos_forge.video import read_last
 from forge_cosmos1.tokenizer_options import TokenizerOptions
 from forge_video_folder.plugin import VideoFolderOptions
-from forge_video_folder.reader import probe, read_frames
+from forge_video_folder.reader import read_frames
 
 LEVEL = 1 / 128
 ROUNDING = 2**-9  # of a number below 1 in bfloat16

@@ -19,9 +19,10 @@ import pytest
 from rich.console import Console
 
 from cosmos_forge.errors import ForgeError
+from cosmos_forge.frames import Unreadable
 from cosmos_forge.plugins import load_plugins
 from cosmos_forge.survey import advice, show
-from cosmos_forge.survey.header import Unreadable, read_header
+from cosmos_forge.survey.header import read_header
 from cosmos_forge.survey.survey import repeated, survey
 from cosmos_forge.types import Source
 

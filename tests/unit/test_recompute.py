@@ -21,10 +21,10 @@ def chosen(tmp_path, monkeypatch, size, model=MODEL, device="cuda", choice="auto
     monkeypatch.setattr(recompute, "free_memory", lambda device: size)
     tables = {
         "model": model,
-        "dataset": SimpleNamespace(num_frames=9, height=16, width=16),
         "latent_tokenizer": SimpleNamespace(latent_shape=lambda *size: (16, 2, 2, 2)),
     }
-    plan = SimpleNamespace(train=TrainOptions(steps=1, lr=1, recompute=choice), options=tables.get)
+    options = TrainOptions(steps=1, lr=1, recompute=choice)
+    plan = SimpleNamespace(train=options, options=tables.get, clip_size=(9, 16, 16))
     notes = []
     context = make_context(tmp_path, device=torch.device(device), emit=notes.append)
     return choose_levels(plan, TinyNet(), BLOCKS, context, True), notes

@@ -87,7 +87,10 @@ def test_downloaded_files_are_used(folder, options, tmp_path):
 
 
 def problems(**options):
-    plan = SimpleNamespace(problem=lambda table, key, what, fix="": Problem(f"[{table}] {key}: {what}", fix=fix))
+    plan = SimpleNamespace(
+        name_of=lambda of: "text_encoder",
+        problem=lambda table, key, what, fix="": Problem(f"[{table}] {key}: {what}", fix=fix),
+    )
     return [(problem.what, problem.fix) for problem in T5Options(**options).check(plan)]
 
 

@@ -9,9 +9,10 @@ import av
 import numpy as np
 import pytest
 
+from cosmos_forge.frames import Unreadable, probe
 from cosmos_forge.survey.header import read_header
 from forge_video_folder import reader
-from forge_video_folder.reader import Unreadable, probe, read_frames, read_with_decord, read_with_pyav
+from forge_video_folder.reader import read_frames, read_with_decord, read_with_pyav
 
 needs_decord = pytest.mark.skipif(reader.decord is None, reason="decord is not installed; PyAV alone is tested")
 

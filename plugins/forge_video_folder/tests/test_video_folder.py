@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from cosmos_forge import ForgeError, Problem
-from cosmos_forge.frames import resize
+from cosmos_forge.frames import probe, resize
 from cosmos_forge.testing import DatasetContract, make_context
 from forge_video_folder.folder import VideoFolder
 from forge_video_folder.plugin import VideoFolderOptions
-from forge_video_folder.reader import probe, read_with_pyav
+from forge_video_folder.reader import read_with_pyav
 
 SHARED = Path(__file__).parents[3] / "../shared"
 GOLDEN = Path(os.environ.get("FORGE_GOLDEN", SHARED / "golden")) / "j_data"

@@ -6,17 +6,14 @@ import bisect
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from cosmos_forge import ForgeError, Problem
-from cosmos_forge.frames import resize
+from cosmos_forge.frames import Unreadable, Video, content_hash, probe, read, resize
 from cosmos_forge.types import Clip, Rejected
-from forge_lerobot.frames import Unreadable, probe, read
 from forge_lerobot.layout import Episode, read_recording
 from forge_lerobot.plugin import LAYOUT, LeRobotOptions, missing
 
@@ -26,12 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Window:
-    """A clip: its episode, the episode's frame that it starts with (from 0), and when its frames are shown, in units of
-    the video's stream."""
+    """A clip: its episode, the episode's frame that it starts with (from 0), when its frames are shown, in units of the
+    video's stream, and where decoding has to begin for them."""
 
     episode: Episode
     start: int
     shown: tuple[int, ...]
+    begin: int
 
 
 class LeRobot:
@@ -63,8 +61,9 @@ class LeRobot:
     def __getitem__(self, index: int) -> Clip:
         """The clip; fps is that of its frames, so a stride divides it."""
         options, window = self.options, self.windows[index]
+        path = self.folder / window.episode.video
         try:
-            frames_TCHW = torch.from_numpy(read(self.folder / window.episode.video, window.shown)).movedim(3, 1)
+            frames_TCHW = torch.from_numpy(read(path, window.shown, window.begin)).movedim(3, 1)
         except Unreadable as error:
             what = f"{self.key(index)}: frames from {window.start} on in {window.episode.video}: {error}"
             raise ForgeError(what, "copy or download the video again") from error
@@ -82,18 +81,16 @@ class LeRobot:
     def fingerprint(self, index: int) -> str:
         """SHA-256 over the video's content, the clip's times in it, and all else that decides frames."""
         options, window = self.options, self.windows[index]
-        path = self.folder / window.episode.video
-        stat = path.stat()
-        content = content_hash(path, stat.st_size, stat.st_mtime_ns)
+        content = content_hash(self.folder / window.episode.video)
         shape = (options.height, options.width, options.resize, options.frame_stride, self.fps)
         return hashlib.sha256(repr((content, window.shown, shape)).encode()).hexdigest()
 
-    def _probe(self, videos: set[str]) -> dict[str, tuple[list[int], Fraction] | str]:
-        """What `probe` finds in each video, or why it cannot be used."""
+    def _probe(self, videos: set[str]) -> dict[str, Video | str]:
+        """What each video says of itself, or why it cannot be used. One that is cut short has its first episodes."""
 
-        def probed(video: str) -> tuple[list[int], Fraction] | str:
+        def probed(video: str) -> Video | str:
             try:
-                return probe(self.folder / video)
+                return probe(self.folder / video, cut_short=True)
             except Unreadable as error:
                 return f"{video}: {error}"
 
@@ -101,7 +98,7 @@ class LeRobot:
         with ThreadPoolExecutor(8) as pool:
             return dict(zip(ordered, pool.map(probed, ordered), strict=True))
 
-    def _cut(self, episode: Episode, video: tuple[list[int], Fraction] | str) -> list[Window]:
+    def _cut(self, episode: Episode, video: Video | str) -> list[Window]:
         """The clips of an episode. Raises Unreadable where there are none."""
         options = self.options
         if isinstance(video, str):
@@ -110,21 +107,22 @@ class LeRobot:
             raise Unreadable("it has no task, so there is no caption; set `caption` for all")
         if episode.frames < options.span:
             raise Unreadable(f"it has {episode.frames} frames, and a clip needs {options.span}")
-        shown = find_times(*video, episode, self.fps)
+        shown = find_times(video, episode, self.fps)
         starts = range(0, episode.frames - options.span + 1, options.start_frame_interval or options.span)
-        stride = options.frame_stride
-        return [Window(episode, start, tuple(shown[start : start + options.span : stride])) for start in starts]
+        clips = ((start, tuple(shown[start : start + options.span : options.frame_stride])) for start in starts)
+        return [Window(episode, start, times, video.begin(times[0])) for start, times in clips]
 
 
-def find_times(shown: list[int], unit: Fraction, episode: Episode, fps: float) -> list[int]:
+def find_times(video: Video, episode: Episode, fps: float) -> list[int]:
     """When each frame of the episode is shown: the video's frame nearest to start + i / fps. Raises Unreadable where
     one is more than half a frame away, for then the video is another or a part of it is missing."""
     found: list[int] = []
+    times, unit = video.times, float(video.unit)
     for index in range(episode.frames):
-        wanted = (episode.start + index / fps) / float(unit)
-        after = bisect.bisect_left(shown, wanted)
-        near = min(shown[max(after - 1, 0) : after + 1], key=lambda time: abs(time - wanted), default=None)
-        if near is None or abs(near - wanted) * float(unit) > 0.5 / fps or (found and near <= found[-1]):
+        wanted = (episode.start + index / fps) / unit
+        after = bisect.bisect_left(times, wanted)
+        near = min(times[max(after - 1, 0) : after + 1], key=lambda time: abs(time - wanted), default=None)
+        if near is None or abs(near - wanted) * unit > 0.5 / fps or (found and near <= found[-1]):
             raise Unreadable(
                 f"{episode.video} has no frame at {episode.start + index / fps:.3f} s, the episode's {index}"
             )
@@ -140,13 +138,3 @@ def name(episode: Episode) -> str:
 def caption(episode: Episode) -> str:
     """Its tasks; most episodes have one."""
     return "; ".join(task.strip() for task in episode.tasks if task.strip())
-
-
-@cache
-def content_hash(path: Path, size: int, modified: int) -> str:
-    """SHA-256 of the file, read again where its size or time of change (nanoseconds) differ."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

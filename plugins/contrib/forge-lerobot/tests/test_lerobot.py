@@ -113,7 +113,7 @@ def test_damaged_and_missing_videos_are_rejected_with_the_reason(tmp_path, recor
     (videos / "episode_000001.mp4").write_bytes(b"no video")
     (videos / "episode_000002.mp4").unlink()
     reasons = {each.key: each.reason for each in build(folder, num_frames=3).rejected}
-    assert "episode_000001.mp4: it is no video" in reasons["episode_000001"]
+    assert "episode_000001.mp4: this is no video" in reasons["episode_000001"]
     assert "episode_000002.mp4: there is no such file" in reasons["episode_000002"]
 
 

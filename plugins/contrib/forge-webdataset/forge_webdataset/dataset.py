@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from cosmos_forge import ForgeError, Problem
-from cosmos_forge.frames import resize
+from cosmos_forge.frames import Unreadable, probe, read, resize
 from cosmos_forge.types import Clip, Rejected
-from forge_webdataset.frames import Unreadable, read
 from forge_webdataset.plugin import WebDatasetOptions
 from forge_webdataset.shards import Sample, Slice, Wanted, find_samples
 
@@ -64,7 +63,9 @@ class WebDataset:
         indices = range(window.start, window.start + options.span, options.frame_stride)
         try:
             with Slice(window.shard, window.sample.offset, window.sample.size) as file:
-                frames_TCHW = torch.from_numpy(read(file, indices)).movedim(3, 1)
+                video = probe(file)
+                shown = [video.times[place] for place in indices]
+                frames_TCHW = torch.from_numpy(read(file, shown, video.begin(shown[0]))).movedim(3, 1)
         except (Unreadable, OSError) as error:
             what = f"{self.key(index)}: frames {indices[0]} to {indices[-1]}: {error}"
             raise ForgeError(what, "copy or download the shard again") from error

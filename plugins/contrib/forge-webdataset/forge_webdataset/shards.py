@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from forge_webdataset.frames import Unreadable, probe
+from cosmos_forge.frames import Unreadable, probe
 
 VERSION = 1  # of what is kept
 
@@ -134,8 +134,8 @@ def _sample(shard: Path, wanted: Wanted, key: str, members: dict[str, tuple[int,
         caption = _caption(shard, wanted, members) if wanted.text else ""
         offset, size = members[wanted.video]
         with Slice(shard, offset, size) as file:
-            shown, fps = probe(file)
-        return Sample(key, offset, size, len(shown), fps, caption)
+            video = probe(file)
+        return Sample(key, offset, size, len(video.times), video.fps, caption)
     except Unreadable as error:
         return Sample(key, reason=str(error))
 

@@ -21,12 +21,14 @@ from forge_webdataset.dataset import WebDataset
 from forge_webdataset.plugin import WebDatasetOptions, expand
 from forge_webdataset.shards import split
 
+GROUPS = {"crf": "4", "threads": "1", "g": "4"}
 
-def video(first: int, frames: int = 11) -> bytes:
+
+def video(first: int, frames: int = 11, options: dict[str, str] = GROUPS) -> bytes:
     """An MP4 whose frame i is grey of shade first + 4 i."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=20, options={"crf": "4", "threads": "1", "g": "4"})
+        stream = container.add_stream("libx264", rate=20, options=dict(options))
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
         for i in range(frames):
             picture = np.full((48, 64, 3), first + 4 * i, dtype=np.uint8)
@@ -110,6 +112,15 @@ def test_samples_are_cut_into_clips_of_the_right_frames(folder):
     assert not dataset.rejected
 
 
+def test_frames_are_the_right_ones_in_open_groups_too(tmp_path):
+    """Where what is stored after a key frame is shown before it."""
+    x264 = "keyint=12:min-keyint=12:scenecut=0:bframes=3:open-gop=1"
+    content = video(20, frames=50, options={"crf": "4", "threads": "1", "x264-params": x264})
+    pack(tmp_path / "data/x.tar", {"a.mp4": content, "a.txt": b"Grey."})
+    dataset = build(tmp_path / "data", num_frames=1)
+    assert [round(shades(dataset, index)[0] / 4) for index in range(50)] == list(range(5, 55))
+
+
 def test_stride_overlap_and_one_caption(folder):
     dataset = build(folder, frame_stride=2, start_frame_interval=1, caption="Grey.")
     assert keys(dataset)[:3] == [f"train-000000.tar/clips/a#{start}" for start in range(3)]
@@ -178,7 +189,7 @@ def test_samples_that_cannot_be_used_say_why(tmp_path, videos):
         "empty": "caption in its .txt is empty",
         "latin": "holds no caption (UnicodeDecodeError",
         "words": "no member .mp4, only .txt",
-        "fake": "it is no video, or a part of it is missing (Invalid data found when processing input)",
+        "fake": "this is no video, or a part of the file is missing (Invalid data found when processing input)",
         "README": "it has no member .mp4, only one without a dot",
         "cut": "missing",
         "twice": "stands twice",
