@@ -18,6 +18,7 @@ except ImportError:  # there is no wheel for macOS and arm64
 CUT_SHORT = "the file is cut short after {} frames; copy or encode it again"
 NO_TIMES = "its frames carry no times; encode it again"
 NO_START = "its first frames need others, which are missing; encode it again"
+NO_CODEC = "it is encoded in a way that is not known here; encode it again, as H.264"
 NO_VIDEO = "this is no video, or a part of the file is missing ({})"
 
 
@@ -72,6 +73,8 @@ def probe(path: Path) -> Video:
             stream = container.streams.best("video")
             if stream is None:
                 raise Unreadable("there is no video in the file")
+            if stream.codec_context is None:  # decoding it would crash PyAV before 18.1
+                raise Unreadable(NO_CODEC)
             found = [packet for packet in container.demux(stream) if packet.size]
             if len(found) < stream.frames or any(packet.is_corrupt for packet in found):
                 raise Unreadable(CUT_SHORT.format(len(found)))

@@ -25,6 +25,8 @@ def probe(path: Path) -> tuple[list[int], Fraction]:
             stream = container.streams.best("video")
             if stream is None:
                 raise Unreadable("there is no video in the file")
+            if stream.codec_context is None:  # decoding it would crash PyAV before 18.1
+                raise Unreadable("it is encoded in a way that is not known here; encode it again, as H.264")
             packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_corrupt]
             shown = sorted(packet.pts for packet in packets if packet.pts is not None and not packet.is_discard)
             return shown, Fraction(stream.time_base or 1)

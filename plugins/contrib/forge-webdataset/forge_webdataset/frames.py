@@ -24,6 +24,8 @@ def probe(file: Any) -> tuple[list[int], float]:
             stream = container.streams.best("video")
             if stream is None:
                 raise Unreadable("there is no video in the file")
+            if stream.codec_context is None:  # decoding it would crash PyAV before 18.1
+                raise Unreadable("it is encoded in a way that is not known here; encode it again, as H.264")
             packets = [packet for packet in container.demux(stream) if packet.size]
             if len(packets) < stream.frames or any(packet.is_corrupt for packet in packets):
                 raise Unreadable(f"the video is cut short after {len(packets)} frames")
