@@ -74,8 +74,8 @@ class ResOptions(ScheduleOptions):
     )
     solver: Literal["2ab", "2mid", "1euler", "2heun_edm"] = Field(
         "2ab",
-        description="the step: 2ab: use the step before again; 2mid: midpoint; 1euler: first order; 2heun_edm: that of "
-        "`heun`; 2mid and 2heun_edm evaluate twice a step",
+        description="kind of step. 2ab: uses the step before again; 2mid: midpoint; 1euler: first order; 2heun_edm: as "
+        "in `heun`. 2mid and 2heun_edm evaluate twice a step",
     )
     s_churn: float = Field(0.0, ge=0, description="noise added anew on the way, over all steps, as in EDM; 0: none")
     s_noise: float = Field(1.0, gt=0, description="factor of the noise that s_churn adds; 1 as in Cosmos")
