@@ -37,7 +37,7 @@ class Video:
     decoding may begin with, ascending, when it is shown and its place in the order of decoding. plain: nothing is
     hidden, and nothing that is stored after a key frame is shown before it (closed groups of pictures). fps: the
     average rate. height, width: as stored, in pixels; a video may be turned to be shown. codec: as ffmpeg calls the
-    format; "" for one that is not known here.
+    format.
     """
 
     times: list[int]
@@ -133,6 +133,8 @@ def _opened(file: Path | IOBase) -> Iterator[tuple[Any, Any]]:
         stream = container.streams.best("video")
         if stream is None:
             raise Unreadable("there is no video in the file")
+        if stream.codec_context is None:  # decoding it would crash PyAV before 18.1
+            raise Unreadable("it is encoded in a way that is not known here; encode it again, as H.264")
         yield container, stream
 
 
@@ -148,7 +150,7 @@ def _video(packets: Sequence[Any], stream: Any) -> Video:
     if not keys or keys[0][0] > times[0]:
         raise Unreadable("its first frames need others, which are missing; encode it again")
     codec = stream.codec_context
-    height, width, name = (codec.height, codec.width, codec.codec.canonical_name) if codec else (0, 0, "")
+    height, width, name = codec.height, codec.width, codec.codec.canonical_name
     return Video(times, keys, _plain(packets), stream.time_base, float(stream.average_rate), height, width, name)
 
 

@@ -137,6 +137,10 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
             stream = container.streams.best("video")
             if stream is None:
                 raise ForgeError(f"there is no video in {show_path(path)}", "name a video or a picture")
+            if stream.codec_context is None:  # decoding it would crash PyAV before 18.1
+                raise ForgeError(
+                    f"{show_path(path)} is encoded in a way that is not known here", "encode it again, as H.264"
+                )
             stream.thread_type = "AUTO"
             yield container, stream
     except (av.error.FFmpegError, OSError) as error:

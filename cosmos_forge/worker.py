@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from cosmos_forge.options import Download
     from cosmos_forge.plan import Plan
 
+NEEDS_LESS = {
+    "train": 'train.recompute = "block", train.optimizer_state = "8bit", a smaller micro_batch_size or `fsdp` on more '
+    "GPUs need less",
+    "generate": 'generate.memory = "streamed" or a smaller video needs less',
+}
+
 
 def main(folder: str, stage: str) -> int:
     """Returns the process's exit code."""
@@ -47,11 +53,24 @@ def main(folder: str, stage: str) -> int:
         import traceback
 
         traceback.print_exc()
-        what = f"{type(error).__name__}: {error}".splitlines()
-        log = run.log(stage, rank)
-        write_json(run.failure(stage, rank), [f"error: {what[0]}", *what[1:6], f"  the traceback stands in {log}"])
+        write_json(
+            run.failure(stage, rank), [*_told(error, stage), f"  the traceback stands in {run.log(stage, rank)}"]
+        )
         return FAILED
     return DONE
+
+
+def _told(error: Exception, stage: str) -> list[str]:
+    """An error that nobody foresaw, for a person."""
+    what = f"{type(error).__name__}: {error}".splitlines()
+    if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not be imported
+        return [f"error: {what[0]}", *what[1:6]]
+    least = NEEDS_LESS.get(stage, "smaller clips need less")
+    return [
+        f"error: the GPU's memory does not suffice for the stage `{stage}`",
+        f"  {what[0]}",
+        f"  fix: {least}; other programs may hold some of it; `forge explain` tells what takes how much",
+    ]
 
 
 def work(run: Run, stage: str, rank: int) -> None:

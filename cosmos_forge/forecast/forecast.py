@@ -59,8 +59,7 @@ def forecast(plan: Plan, gpu: Gpu) -> Forecast:
         parts |= _training(plan, gpu)
     if "generate" in plan.stages and {"model", "latent_tokenizer", "sampler"} <= plan.tables.keys():
         parts |= _generation(plan, gpu)
-    estimated = _estimated(plan, gpu, parts.get("residency", "resident"))
-    return Forecast(gpu, **parts, estimated=tuple(estimated))
+    return Forecast(gpu, **parts, estimated=tuple(_estimated(plan, gpu)))
 
 
 def _training(plan: Plan, gpu: Gpu) -> dict[str, Any]:
@@ -149,21 +148,19 @@ def _work(plan: Plan, size: tuple[int, int, int]) -> rates.Work | None:
     return rates.work(plan.options("model"), plan.options("latent_tokenizer").latent_shape(*size), plan.max_tokens)
 
 
-def _estimated(plan: Plan, gpu: Gpu, residency: Residency) -> Iterator[str]:
+def _estimated(plan: Plan, gpu: Gpu) -> Iterator[str]:
     """What was not measured of a plan like this."""
     if gpu.name != rates.MEASURED_ON:
         yield f"on {gpu.device}"
-    if plan.processes > 1:
+    if plan.processes > rates.MEASURED_PROCESSES:
         yield f"in {plan.processes} processes"
     if {"model", "latent_tokenizer"} <= plan.tables.keys():
         sizes = [clip_size(plan)] if "train" in plan.stages and "dataset" in plan.tables else []
         sizes += [plan.video_size()] if "generate" in plan.stages else []
         tokens = {work.tokens for size in sizes if (work := _work(plan, size))}
-        for count in sorted(tokens - {rates.MEASURED_TOKENS}):
-            yield f"with {count:,} tokens"
+        least, most = rates.MEASURED_TOKENS
+        yield from (f"with {count:,} tokens" for count in sorted(tokens) if not least <= count <= most)
     if "train" in plan.stages and (found := weights(plan)) and not found.frozen:
         yield "with all weights training"
     if "train" in plan.stages and plan.root.compile == "none":
         yield "with training that is not compiled"
-    if residency != "resident":
-        yield f"with weights that are {'in 8 bits' if residency == 'fp8' else residency}"

@@ -14,8 +14,8 @@ from typing import Any
 from cosmos_forge.gpus import Gpu
 from cosmos_forge.memory import Level
 
-MEASURED_ON = "h200"
-MEASURED_TOKENS = 56_320
+# What whole steps and videos have been held against: docs/forecast.md.
+MEASURED_ON, MEASURED_PROCESSES, MEASURED_TOKENS = "h200", 2, (2_304, 56_320)
 # Operations a second by the peak of the GPU that they were measured on, 989 TFLOP/s; torch 2.11.0, cuDNN 9.19.0, one
 # NVIDIA H200, bfloat16, 56,320 tokens, 32 heads of 128. docs/forecast.md holds them against whole steps.
 ATTENTION = 617 / 989  # forward: cuDNN's kernel, by itself

@@ -97,7 +97,7 @@ def _time(found: Forecast) -> list[str]:
 
 def _estimated(found: Forecast) -> list[str]:
     """What the time rests on."""
-    where = f"rates are those of an NVIDIA {rates.MEASURED_ON.upper()} at {rates.MEASURED_TOKENS:,} tokens"
+    where = f"rates are those of an NVIDIA {rates.MEASURED_ON.upper()}"
     return [f"{', '.join(found.estimated)}; {where}"] if found.estimated and found.seconds else []
 
 

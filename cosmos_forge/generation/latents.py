@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cosmos_forge.files import atomic
+from cosmos_forge.training.data import is_whole
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Latents:
     made_with: Mapping[str, Any]
 
     def are_there(self) -> bool:
-        """Whether they were sampled before, with these settings."""
-        if not self.path.exists():
+        """Whether they were sampled before, with these settings, and are whole."""
+        if not is_whole(self.path):
             return False
         with safe_open(self.path, "pt") as file:
             return bool(json.loads(file.metadata()["made_with"]) == self.made_with)

@@ -43,8 +43,6 @@ class Header:
 def read_header(path: Path) -> Header:
     """Raises Unreadable for what is no video, is cut short, or shows nothing."""
     video = probe(path)
-    if not video.codec:
-        raise Unreadable("it is encoded in a way that is not known here; encode it again, as H.264")
     try:
         rotation = _rotation(path)
     except (av.error.FFmpegError, OSError) as error:

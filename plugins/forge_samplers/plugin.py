@@ -72,13 +72,23 @@ class ResOptions(ScheduleOptions):
     sigma_min: float = Field(
         0.002, gt=0, description="noise level of the final clean pass; 0.002 as in Cosmos training"
     )
-    solver: Literal["2ab", "2mid"] = Field(
-        "2ab", description="2ab: use the step before again; 2mid: midpoint, two evaluations a step"
+    solver: Literal["2ab", "2mid", "1euler", "2heun_edm"] = Field(
+        "2ab",
+        description="kind of step. 2ab: uses the step before again; 2mid: midpoint; 1euler: first order; 2heun_edm: as "
+        "in `heun`. 2mid and 2heun_edm evaluate twice a step",
     )
+    s_churn: float = Field(0.0, ge=0, description="noise added anew on the way, over all steps, as in EDM; 0: none")
+    s_noise: float = Field(1.0, gt=0, description="factor of the noise that s_churn adds; 1 as in Cosmos")
+
+    @model_validator(mode="after")
+    def _noise_is_added(self) -> ResOptions:
+        if self.s_noise != 1 and not self.s_churn:
+            raise ValueError("s_noise says nothing without s_churn: leave it out, or give s_churn a number above 0")
+        return self
 
     @property
     def evaluations(self) -> int:
-        return self.steps * (2 if self.solver == "2mid" else 1) + 1
+        return self.steps * (2 if self.solver in ("2mid", "2heun_edm") else 1) + 1
 
 
 @hookimpl

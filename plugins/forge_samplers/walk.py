@@ -36,3 +36,13 @@ def level(x_BCTHW: Tensor, sigma: float) -> Tensor:
 def toward(x: Tensor, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:
     """The step of the ODE from sigma to sigma_next that is exact where x0 is constant; it is Euler's."""
     return x0 + sigma_next / sigma * (x - x0)
+
+
+def heun(denoise: Denoiser, x: Tensor, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:
+    """The step of the ODE with the mean of its slopes at both ends, which takes an evaluation at sigma_next > 0.
+
+    Source: Karras et al. 2022 (arXiv 2206.00364), algorithm 1, lines 4 to 8.
+    """
+    ahead = toward(x, x0, sigma, sigma_next)
+    slope, slope_next = (x - x0) / sigma, (ahead - estimate(denoise, ahead, sigma_next)) / sigma_next
+    return x + (sigma_next - sigma) * (slope + slope_next) / 2

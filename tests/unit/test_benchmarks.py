@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from cosmos_forge.video import write_mp4
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = ["--device", "cpu", "--frames", "9", "--height", "64", "--width", "64", "--repeats", "1"]
@@ -81,6 +84,24 @@ def test_train_step_alone_and_together():
     rows = re.findall(r"^\| (\S.*?) \| \d.* (\d+\.\d{3}) \|$", said, re.MULTILINE)
     assert [name for name, _ in rows] == ["train.recompute=block", "train.recompute=block, 2 processes"]
     assert rows[0][1] == "1.000" and float(rows[1][1]) > 0
+
+
+@pytest.mark.slow
+def test_whole_run(tmp_path):
+    """Here of its first stages; the others are in many a test."""
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "metas").mkdir()
+    for name in "ab":
+        noise = np.random.default_rng(0).integers(0, 255, (17, 64, 64, 3), dtype=np.uint8)
+        write_mp4(noise, 24.0, tmp_path / "videos" / f"{name}.mp4")
+        (tmp_path / "metas" / f"{name}.txt").write_text("Noise.")
+    command = [sys.executable, str(BENCHMARKS / "whole_run.py"), str(tmp_path), "--tiny", "--folder", str(tmp_path)]
+    done = subprocess.run(
+        [*command, 'stages=["prepare","train"]', "train.steps=3"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.findall(r"^\| (prepare|train) \| \d+\.\d s \|$", done.stdout, re.MULTILINE) == ["prepare", "train"]
+    assert re.findall(r"^\| (\d) \| \d", done.stdout, re.MULTILINE) == ["1", "2", "3"]
 
 
 def test_checkpoint():

@@ -178,6 +178,7 @@ def test_what_cannot_be_read_says_why(tmp_path):
     write_mp4(waves(), 24, tmp_path / "whole.mp4")
     whole = (tmp_path / "whole.mp4").read_bytes()
     files: dict[str, tuple[bytes, str]] = {
+        "unknown.mp4": (b"zzzz".join(whole.rsplit(b"avc1", 1)), "encoded in a way that is not known here"),
         "cut.mp4": (whole[: len(whole) * 3 // 4], "cut short after"),
         "text.mp4": (b"hello " * 50, "cannot be read as a video"),
         "text.png": (b"hello " * 50, "cannot be read as a picture"),

@@ -95,6 +95,14 @@ def test_a_video_that_begins_in_the_middle_is_told(tmp_path, videos):
             read(cut)
 
 
+def test_a_codec_that_is_not_known_is_told(tmp_path, videos):
+    path = videos.write(tmp_path / "a.mp4", videos.waves(5))
+    path.write_bytes(b"zzzz".join(path.read_bytes().rsplit(b"avc1", 1)))
+    for look in (probe, read_header):
+        with pytest.raises(Exception, match="encoded in a way that is not known here"):
+            look(path)
+
+
 def test_whatever_a_damaged_file_holds_it_has_a_reason(tmp_path, videos, read):
     """Changed bytes, in the index above all. decord has errors of two kinds."""
     path = videos.write(tmp_path / "a.mp4", videos.waves(20))

@@ -113,6 +113,8 @@ def _frames(path: Path) -> Iterator[av.VideoFrame]:
             stream = container.streams.best("video")
             if stream is None:
                 raise ForgeError(f"{path} holds no video", "name videos")
+            if stream.codec_context is None:  # decoding it would crash PyAV before 18.1
+                raise ForgeError(f"{path} is encoded in a way that is not known here", "encode it again, as H.264")
             stream.thread_type = "AUTO"
             yield from container.decode(stream)
     except (av.error.FFmpegError, OSError) as error:

@@ -108,7 +108,10 @@ def test_a_dry_run_writes_nothing(film, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_what_is_no_video_is_told(tmp_path):
+def test_what_is_no_video_is_told(film, tmp_path):
     (tmp_path / "words.mp4").write_text("words")
     with pytest.raises(ForgeError, match="cannot be read"):
         find_shots(tmp_path / "words.mp4", 0.1)
+    (tmp_path / "odd.mp4").write_bytes(b"zzzz".join(film.read_bytes().rsplit(b"avc1", 1)))
+    with pytest.raises(ForgeError, match="encoded in a way that is not known here"):
+        find_shots(tmp_path / "odd.mp4", 0.1)

@@ -117,6 +117,14 @@ def test_damaged_and_missing_videos_are_rejected_with_the_reason(tmp_path, recor
     assert "episode_000002.mp4: there is no such file" in reasons["episode_000002"]
 
 
+def test_a_codec_that_is_not_known_is_told(tmp_path, recordings):
+    folder = recordings.write_v21(tmp_path / "recording")
+    path = folder / "videos/chunk-000" / recordings.cameras[0] / "episode_000001.mp4"
+    path.write_bytes(b"zzzz".join(path.read_bytes().rsplit(b"avc1", 1)))
+    reasons = {each.key: each.reason for each in build(folder, num_frames=3).rejected}
+    assert "episode_000001.mp4: it is encoded in a way that is not known here" in reasons["episode_000001"]
+
+
 def test_an_episode_without_a_task_needs_a_caption(tmp_path, recordings):
     folder = recordings.write_v21(tmp_path / "recording")
     rows = [json.loads(line) for line in (folder / "meta/episodes.jsonl").read_text().splitlines()]

@@ -175,6 +175,7 @@ def test_samples_that_cannot_be_used_say_why(tmp_path, videos):
         "README": b"Grey.",
         "fake.mp4": b"no video", "fake.txt": b"Grey.",
         "cut.mp4": videos["b"][: len(videos["b"]) // 2], "cut.txt": b"Grey.",
+        "odd.mp4": b"zzzz".join(videos["a"].rsplit(b"avc1", 1)), "odd.txt": b"Grey.",
         "twice.mp4": videos["a"], "twice.txt": b"Grey.", "other/twice.mp4": videos["a"], "other/twice.txt": b"Grey.",
     })  # fmt: skip
     with tarfile.open(tmp_path / "data/x.tar", "a") as tar:
@@ -192,6 +193,7 @@ def test_samples_that_cannot_be_used_say_why(tmp_path, videos):
         "fake": "this is no video, or a part of the file is missing (Invalid data found when processing input)",
         "README": "it has no member .mp4, only one without a dot",
         "cut": "missing",
+        "odd": "encoded in a way that is not known here",
         "twice": "stands twice",
     }
     assert found.keys() == {f"x.tar/{name}" for name in expected}
