@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cosmos_forge.edm import karras_sigmas
-from forge_samplers.walk import estimate, heun, steps
+from forge_samplers.walk import estimate, steps
 
 if TYPE_CHECKING:
     from cosmos_forge import Context
@@ -35,6 +35,10 @@ class Heun:
         sigmas = [*karras_sigmas(o.steps, o.sigma_min, o.sigma_max, o.rho).tolist(), 0.0]
         x_BCTHW = noise_BCTHW.double() * o.sigma_max
         for sigma, sigma_next in steps(sigmas, on_step):
-            x0_BCTHW = estimate(denoise, x_BCTHW, sigma)
-            x_BCTHW = heun(denoise, x_BCTHW, x0_BCTHW, sigma, sigma_next) if sigma_next > 0 else x0_BCTHW
+            d_BCTHW = (x_BCTHW - estimate(denoise, x_BCTHW, sigma)) / sigma
+            next_BCTHW = x_BCTHW + (sigma_next - sigma) * d_BCTHW
+            if sigma_next > 0:
+                d_next_BCTHW = (next_BCTHW - estimate(denoise, next_BCTHW, sigma_next)) / sigma_next
+                next_BCTHW = x_BCTHW + (sigma_next - sigma) * (d_BCTHW + d_next_BCTHW) / 2
+            x_BCTHW = next_BCTHW
         return x_BCTHW.float()

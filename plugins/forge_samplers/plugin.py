@@ -72,10 +72,10 @@ class ResOptions(ScheduleOptions):
     sigma_min: float = Field(
         0.002, gt=0, description="noise level of the final clean pass; 0.002 as in Cosmos training"
     )
-    solver: Literal["2ab", "2mid", "1euler", "2heun_edm"] = Field(
+    solver: Literal["2ab", "1euler", "2mid", "2mid_stable", "2heun_edm", "2heun_naive", "3kutta_naive"] = Field(
         "2ab",
-        description="kind of step. 2ab: uses the step before again; 2mid: midpoint; 1euler: first order; 2heun_edm: as "
-        "in `heun`. 2mid and 2heun_edm evaluate twice a step",
+        description="kind of step, by the reference's names. 2ab uses the step before again, at one evaluation; the "
+        "others take as many as their name begins with",
     )
     s_churn: float = Field(0.0, ge=0, description="noise added anew on the way, over all steps, as in EDM; 0: none")
     s_noise: float = Field(1.0, gt=0, description="factor of the noise that s_churn adds; 1 as in Cosmos")
@@ -88,7 +88,7 @@ class ResOptions(ScheduleOptions):
 
     @property
     def evaluations(self) -> int:
-        return self.steps * (2 if self.solver in ("2mid", "2heun_edm") else 1) + 1
+        return self.steps * (1 if self.solver == "2ab" else int(self.solver[0])) + 1
 
 
 @hookimpl

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from cosmos_forge.edm import karras_sigmas
-from forge_samplers.walk import estimate, heun, steps, toward
+from forge_samplers.single_steps import SINGLE_STEPS
+from forge_samplers.walk import estimate, second_order, steps, toward
 
 if TYPE_CHECKING:
     from cosmos_forge import Context
@@ -46,7 +47,12 @@ class Res:
         for sigma, sigma_next in steps(sigmas, on_step):
             x_BCTHW, sigma = churn(x_BCTHW, sigma, o, generator)
             x0_BCTHW = estimate(denoise, x_BCTHW, sigma)
-            x_BCTHW = advance(o.solver, denoise, x_BCTHW, x0_BCTHW, sigma, sigma_next, before)
+            if o.solver != "2ab":
+                x_BCTHW = SINGLE_STEPS[o.solver](denoise, x_BCTHW, x0_BCTHW, sigma, sigma_next)
+            elif before is None:
+                x_BCTHW = toward(x_BCTHW, x0_BCTHW, sigma, sigma_next)
+            else:
+                x_BCTHW = second_order(x_BCTHW, x0_BCTHW, *before, sigma, sigma_next)
             before = x0_BCTHW, sigma
         return estimate(denoise, x_BCTHW, sigmas[-1]).float()
 
@@ -62,36 +68,3 @@ def churn(x: Tensor, sigma: float, o: ResOptions, generator: torch.Generator | N
     higher = sigma * (1 + min(o.s_churn / (o.steps + 1), LARGEST_SHARE))
     noise = torch.randn(x.shape, dtype=x.dtype, generator=generator)
     return x + math.sqrt(higher**2 - sigma**2) * o.s_noise * noise.to(x.device, non_blocking=True), higher
-
-
-def advance(
-    solver: str,
-    denoise: Denoiser,
-    x: Tensor,
-    x0: Tensor,
-    sigma: float,
-    sigma_next: float,
-    before: tuple[Tensor, float] | None,
-) -> Tensor:
-    """The state at sigma_next, from the state and its estimate at sigma, and the estimate of the step before."""
-    if solver == "2heun_edm":
-        return heun(denoise, x, x0, sigma, sigma_next)
-    other = before if solver == "2ab" else None
-    if solver == "2mid":
-        sigma_mid = math.sqrt(sigma * sigma_next)
-        other = estimate(denoise, toward(x, x0, sigma, sigma_mid), sigma_mid), sigma_mid
-    return second_order(x, x0, *other, sigma, sigma_next) if other else toward(x, x0, sigma, sigma_next)
-
-
-def second_order(x: Tensor, x0: Tensor, other: Tensor, sigma_other: float, sigma: float, sigma_next: float) -> Tensor:
-    """The step that is exact where x0 is linear in log sigma, through the estimates x0 at sigma and `other` at
-    sigma_other.
-
-    Integrates dx/dlambda = x0 - x over lambda = -log sigma, a distance h. phi1 and phi2 weigh the constant and the
-    linear part of x0; c is where on the way from sigma (0) to sigma_next (1) `other` stands, negative if before.
-    """
-    h = math.log(sigma / sigma_next)
-    c = math.log(sigma / sigma_other) / h
-    phi1 = -math.expm1(-h) / h
-    phi2 = (1 - phi1) / h
-    return math.exp(-h) * x + h * (phi1 * x0 + phi2 / c * (other - x0))

@@ -5,6 +5,7 @@ Shape suffixes: B batch, C channels, T time, H height, W width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -38,11 +39,15 @@ def toward(x: Tensor, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:
     return x0 + sigma_next / sigma * (x - x0)
 
 
-def heun(denoise: Denoiser, x: Tensor, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:
-    """The step of the ODE with the mean of its slopes at both ends, which takes an evaluation at sigma_next > 0.
+def second_order(x: Tensor, x0: Tensor, other: Tensor, sigma_other: float, sigma: float, sigma_next: float) -> Tensor:
+    """The step that is exact where x0 is linear in log sigma, through the estimates x0 at sigma and `other` at
+    sigma_other.
 
-    Source: Karras et al. 2022 (arXiv 2206.00364), algorithm 1, lines 4 to 8.
+    Integrates dx/dlambda = x0 - x over lambda = -log sigma, a distance h. phi1 and phi2 weigh the constant and the
+    linear part of x0; c is where on the way from sigma (0) to sigma_next (1) `other` stands, negative if before.
     """
-    ahead = toward(x, x0, sigma, sigma_next)
-    slope, slope_next = (x - x0) / sigma, (ahead - estimate(denoise, ahead, sigma_next)) / sigma_next
-    return x + (sigma_next - sigma) * (slope + slope_next) / 2
+    h = math.log(sigma / sigma_next)
+    c = math.log(sigma / sigma_other) / h
+    phi1 = -math.expm1(-h) / h
+    phi2 = (1 - phi1) / h
+    return math.exp(-h) * x + h * (phi1 * x0 + phi2 / c * (other - x0))
