@@ -26,7 +26,8 @@ class Heard(list):
 def test_equal_blocks_share_a_graph_and_compute_the_same(tmp_path):
     torch.compiler.reset()
     counters.clear()
-    net, x, heard = TinyNet(count=3), torch.randn(2, 5, 6), Heard()
+    x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
+    net, heard = TinyNet(count=3), Heard()
     names, expected = set(net.state_dict()), net(x)
     expected.sum().backward()
     gradients = {name: parameter.grad.clone() for name, parameter in net.named_parameters()}
@@ -39,7 +40,8 @@ def test_equal_blocks_share_a_graph_and_compute_the_same(tmp_path):
     assert counters["stats"]["unique_graphs"] == 1
     torch.testing.assert_close(found, expected)
     for name, parameter in net.named_parameters():
-        torch.testing.assert_close(parameter.grad, gradients[name])
+        size = float(gradients[name].abs().max())
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=0, atol=1e-5 * size)
     assert set(net.state_dict()) == names
     assert heard == ["3 blocks are compiled one by one; the first step waits for it"]
 
