@@ -142,18 +142,6 @@ def build(plan: Plan, kind: str, use: str, values: dict[str, Any], context: Cont
     return load(entry.build)(options, context)
 
 
-def release(context: Context) -> None:
-    """Gives back the memory of components that nobody holds any more. Compiled blocks hang together in circles, which
-    only this breaks, and not while a variable of a caller's still leads to them."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if context.device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
 def files(download: Download) -> Path:
     """The folder in which `fetch` has put a download. Raises ForgeError where it is not there."""
     folder = machine.snapshot(download)

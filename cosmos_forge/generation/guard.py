@@ -20,11 +20,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cosmos_forge.devices import release
 from cosmos_forge.errors import FAILED, REFUSED, ForgeError, Problem
 from cosmos_forge.kinds import Guardrail
 from cosmos_forge.tables import Table, kind_of
 from cosmos_forge.types import Context, Refusal
-from cosmos_forge.worker import component, release
+from cosmos_forge.worker import component
 
 if TYPE_CHECKING:
     from cosmos_forge.generation.jobs import Video

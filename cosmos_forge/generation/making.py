@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cosmos_forge.devices import release
 from cosmos_forge.events import Note, Progress
 from cosmos_forge.generation import outputs
 from cosmos_forge.generation.adapters import identity
@@ -27,7 +28,6 @@ from cosmos_forge.generation.sharing import Share
 from cosmos_forge.run import Run
 from cosmos_forge.trained import Weights
 from cosmos_forge.types import Context, TextEmbedding
-from cosmos_forge.worker import release
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan

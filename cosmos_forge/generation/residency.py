@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cosmos_forge.devices import free_memory, least
 from cosmos_forge.events import Note
 from cosmos_forge.machine import host_memory
 from cosmos_forge.memory import USABLE, Memory, Residency, sampling_memory
-from cosmos_forge.training.recompute import free_memory, least
 from cosmos_forge.types import Context
 
 if TYPE_CHECKING:

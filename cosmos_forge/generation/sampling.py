@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cosmos_forge import events
 from cosmos_forge.compiling import compile_blocks, wake_compiler
+from cosmos_forge.devices import release
 from cosmos_forge.errors import show_path
 from cosmos_forge.generation.jobs import Job
 from cosmos_forge.generation.latents import Latents
@@ -25,7 +26,7 @@ from cosmos_forge.stages.prepare import Cache, encode_texts
 from cosmos_forge.trained import Weights
 from cosmos_forge.training.data import generator, pad_text
 from cosmos_forge.types import Condition, Context, TextEmbedding
-from cosmos_forge.worker import component, release
+from cosmos_forge.worker import component
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from cosmos_forge import events
+from cosmos_forge.devices import release
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.files import write_json
 from cosmos_forge.generation.guard import from_first
 from cosmos_forge.kinds import PromptUpsampler
-from cosmos_forge.worker import component, release
+from cosmos_forge.worker import component
 
 if TYPE_CHECKING:
     from cosmos_forge.generation.jobs import Video

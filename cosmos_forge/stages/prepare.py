@@ -13,13 +13,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cosmos_forge import events
+from cosmos_forge.devices import release
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.files import write_text
 from cosmos_forge.kinds import Dataset, LatentTokenizer, Parallelism, TextEncoder
 from cosmos_forge.run import Run
 from cosmos_forge.training.data import PreparedClip, is_whole, read_facts, save_latents, save_tensors, write_index
 from cosmos_forge.types import Clip, Context
-from cosmos_forge.worker import component, release
+from cosmos_forge.worker import component
 
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan

@@ -12,10 +12,10 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+from cosmos_forge.devices import free_memory, least
 from cosmos_forge.events import Note
 from cosmos_forge.memory import USABLE, Holdings, Level, Memory, fit, predict
 from cosmos_forge.training.pieces import in_pieces, local
@@ -124,18 +124,3 @@ def _gathered(parameter: Tensor, dtype: torch.dtype) -> int:
     if not in_pieces(parameter):
         return 0
     return parameter.numel() * (2 * dtype.itemsize + parameter.requires_grad * (dtype.itemsize + 4))
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes of the GPU that this process has or could get."""
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device)
-
-
-def least(value: int, context: Context) -> int:
-    """The smallest value of all processes."""
-    if context.world.size == 1:
-        return value
-    values = torch.tensor(value, device=context.device)
-    dist.all_reduce(values, dist.ReduceOp.MIN)
-    return int(values)

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from cosmos_forge import events
+from cosmos_forge.devices import release
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.training.data import PreparedClip, generator, load_batch, read_index, to_device
 from cosmos_forge.training.groups import from_all, turns
 from cosmos_forge.training.samples import Samples, find_samples
-from cosmos_forge.worker import release
 
 if TYPE_CHECKING:
     from cosmos_forge.kinds import Parallelism
