@@ -7,7 +7,8 @@
 Each of --settings is a comma-separated list of a recipe's keys, and gets a row. With --processes it gets another one,
 in that many processes with a GPU each that have the weights in pieces (fsdp) and a sample each, or with `context` share
 one; a table of its own holds it against the process alone, which does the same on its whole sample. Keys of
-`parallelism`, and the batch size, are for these processes. Needs a GPU with 140 GiB for the default size; with
+`parallelism`, and the batch size, are for these processes. What `train.deterministic` does lasts, so it wants a call of
+its own. Needs a GPU with 140 GiB for the default size; with
 recompute = block alone 40. FLOPs are those that a sample's step has to compute, nothing of it twice.
 `--device cpu --variant tiny --frames 17 --height 64 --width 64` tries the script itself.
 """
@@ -39,6 +40,7 @@ from cosmos_forge.run import Run
 from cosmos_forge.testing.fakes import make_context
 from cosmos_forge.training.assemble import assemble
 from cosmos_forge.training.data import generator
+from cosmos_forge.training.deterministic import be_deterministic
 from cosmos_forge.types import Batch, TextEmbedding
 from cosmos_forge.worker import component
 from cosmos_forge.workers import free_port
@@ -159,6 +161,8 @@ def ours(options: argparse.Namespace, setting: str, folder: Path) -> Callable[[]
     recipe.write_text(RECIPE)
     plan = make_plan(read_recipe(recipe, overrides), load_plugins(), runs=folder)
     tell = print if os.environ.get("RANK", "0") == "0" else (lambda text: None)
+    if plan.train.deterministic:
+        be_deterministic()
     device = torch.device(options.device)
     context = make_context(folder, device=device, dtype=torch.bfloat16, emit=lambda event: tell(event.text))
     parallelism = component(plan, "parallelism", context)

@@ -16,10 +16,10 @@ from cosmos_forge.types import Activations
 if TYPE_CHECKING:
     from cosmos_forge.plan import Plan
 
-Level = Literal["none", "attention", "block"]
+Level = Literal["none", "products", "attention", "block"]
 Residency = Literal["resident", "streamed", "fp8"]
 
-LEVELS: tuple[Level, ...] = ("none", "attention", "block")  # from most memory to least
+LEVELS: tuple[Level, ...] = ("none", "products", "attention", "block")  # from most memory to least
 STATE_BYTES = {
     "fp32": 8.0,
     "8bit": 2 + 2 * 4 / 256,
@@ -80,7 +80,12 @@ def predict(
     number_bytes: of an element that the network computes with. accumulated: whether gradients of several such passes
     are added up. An upper bound."""
     each, gradients = samples * number_bytes, 4.0 * holdings.trained
-    kept = {"none": activations.whole, "attention": activations.attention, "block": activations.block}
+    kept = {
+        "none": activations.whole,
+        "products": activations.products,
+        "attention": activations.attention,
+        "block": activations.block,
+    }
     always = Memory(
         weights=holdings.weights,
         optimizer=STATE_BYTES[optimizer_state] * holdings.trained,

@@ -138,12 +138,13 @@ class Trained:
 class Activations:
     """What training on one sample keeps for its gradients, in elements of the dtype that the network computes in.
 
-    whole, attention, block: what a repeated block keeps until its backward pass if it recomputes nothing, all but what
-    attention gave, or everything; each includes its input. working: what a block in its backward pass takes besides,
-    or in a forward pass alone. Upper bounds.
+    whole, products, attention, block: what a repeated block keeps until its backward pass if it recomputes nothing, all
+    but matrix products and attention, all but attention, or everything; each includes its input. working: what a block
+    in its backward pass takes besides, or in a forward pass alone. Upper bounds.
     """
 
     whole: int
+    products: int
     attention: int
     block: int
     working: int

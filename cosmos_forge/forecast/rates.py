@@ -59,7 +59,7 @@ def training_pass(
     """Seconds of a forward and a backward pass on one sample, with what blocks compute again. adapters: numbers that
     train where most are frozen, else None."""
     share = {level: levels.count(level) / len(levels) for level in levels}
-    again = 1.0 - share.get("none", 0.0)
+    again = 1.0 - share.get("none", 0.0) - share.get("products", 0.0)
     linear = work.linear * (2 + again + (adapters is None)) + 6.0 * (adapters or 0) * work.tokens
     shared = SHARED if parts > 1 else 1.0
     attention = shared * work.attention * (1 + share.get("block", 0.0))

@@ -60,10 +60,10 @@ class TrainOptions(Options):
     optimizer_state: Literal["fp32", "8bit"] = Field(
         "fp32", description="AdamW's two moments: 8 bytes a trained number, or 2 and a little less exact"
     )
-    recompute: Literal["auto", "none", "attention", "block"] = Field(
+    recompute: Literal["auto", "none", "products", "attention", "block"] = Field(
         "auto",
-        description="what blocks compute again in the backward pass to need less memory: nothing, all but attention, "
-        "or everything; auto: as little as fits on the GPU, nothing on a CPU",
+        description="what blocks compute again in the backward pass to need less memory: nothing, all but matrix "
+        "products and attention, all but attention, or everything; auto: as little as fits on a GPU, nothing on a CPU",
     )
     deterministic: bool = Field(
         False,

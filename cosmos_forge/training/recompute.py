@@ -1,8 +1,9 @@
 """Activation checkpointing from outside: what blocks compute in a forward pass is computed again in the backward pass.
 
-none: a block keeps all that its gradients need. attention: it keeps its input and what attention gave, and computes
-the rest again, which is cheap beside attention over many tokens. block: it keeps its input alone (Chen et al. 2016,
-arXiv 1604.06174). Gradients are the same; `docs/measured.md` has figures.
+none: a block keeps all that its gradients need. products: it keeps its input and what matrix products and attention
+gave, and computes again what lies between them, which takes little. attention: it keeps its input and what attention
+gave, and computes the rest again, which is cheap beside attention over many tokens. block: it keeps its input alone
+(Chen et al. 2016, arXiv 1604.06174). Gradients are the same; `docs/measured.md` has figures.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from cosmos_forge.devices import free_memory, least
 from cosmos_forge.events import Note
@@ -29,6 +30,8 @@ ATTENTION = [
     getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}").default
     for kernel in ("cudnn_attention", "flash_attention", "efficient_attention", "flash_attention_for_cpu")
 ]
+PRODUCTS = [torch.ops.aten.mm.default, torch.ops.aten.addmm.default]
+NARROW = 8  # so much wider than what it is made of is a product that is computed again: an adapter's second one
 
 
 def recompute_blocks(net: nn.Module, blocks: Sequence[str], levels: Sequence[Level]) -> None:
@@ -47,13 +50,23 @@ def recompute_blocks(net: nn.Module, blocks: Sequence[str], levels: Sequence[Lev
 def _forgetful(kind: type[nn.Module], level: Level) -> type[nn.Module]:
     """A subclass whose forward keeps what the level says."""
     options: dict[str, Any] = {"use_reentrant": False}
-    if level == "attention":
-        options["context_fn"] = partial(create_selective_checkpoint_contexts, ATTENTION)
+    if level in ("products", "attention"):
+        keeps = _keeps_products if level == "products" else ATTENTION
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, keeps)
 
     def forward(self: nn.Module, *inputs: Any) -> Any:
         return checkpoint(partial(kind.forward, self), *inputs, **options)
 
     return type(kind.__name__, (kind,), {"forward": forward, "__doc__": kind.__doc__, "__module__": kind.__module__})
+
+
+def _keeps_products(context: Any, operator: Any, *inputs: Any, **named: Any) -> CheckpointPolicy:
+    """What of a block's operations is kept, for torch's selective checkpointing."""
+    kept = operator in ATTENTION
+    if operator in PRODUCTS:
+        inner, outer = inputs[-1].shape
+        kept = NARROW * inner >= outer
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def choose_levels(plan: Plan, net: nn.Module, blocks: Sequence[str], context: Context, compiled: bool) -> list[Level]:

@@ -59,8 +59,12 @@ def count_activations(
     whole = {(True, True): 18.5, (True, False): 22.0, (False, True): 26.5, (False, False): 39.0}[frozen, compiled]
     whole += sum(INPUTS[layer] for layer in adapted) if frozen else 0.0
     shared = stream + 2 * stream / config.num_heads  # position embedding, and rotary cosines and sines in float32
+    # What a product gives is kept, and not what is made of it, but for the MLP's last where an eager block cannot know
+    # that nobody needs it. If weights train, the modulations' gradients need what their gates multiply.
+    products = 13.0 + (not frozen or not compiled)
     return {
         "whole": whole * stream + sums + norms,
+        "products": (products + 0.5) * stream + sums,
         "attention": 3 * stream + sums,
         "block": stream,
         "working": (10 if compiled else 15) * stream + shared,

@@ -7,7 +7,7 @@ EIGHT_BIT = ("train.optimizer_state=8bit", "train.ema=true")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("level", ["attention", "block"])
+@pytest.mark.parametrize("level", ["products", "attention", "block"])
 def test_recomputing_changes_nothing(workplace, level):
     workplace.run("whole", *SIX_STEPS, "train.recompute=none")
     workplace.run(level, *SIX_STEPS, f"train.recompute={level}")

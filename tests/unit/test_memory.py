@@ -6,7 +6,7 @@ from cosmos_forge.memory import Holdings, fit, mixtures, predict
 from cosmos_forge.types import Activations
 
 GIB = 2**30
-BLOCK = Activations(whole=20, attention=3, block=1, working=5)
+BLOCK = Activations(whole=20, products=12, attention=3, block=1, working=5)
 
 
 def memory(levels, **changes):
@@ -48,14 +48,16 @@ def test_eight_bit_moments_take_about_a_quarter():
 def test_mixtures_go_from_most_memory_to_least():
     totals = [memory(levels).total for levels in mixtures(4)]
     assert totals == sorted(totals, reverse=True)
-    assert len(totals) == 2 * 4 + 1
+    assert len(totals) == 3 * 4 + 1
 
 
 @pytest.mark.parametrize(
     ("usable", "levels"),
     [
         (10**9, ["none"] * 3),
-        (1810 + 400 * (2 * 3 + 20 + 5), ["attention", "attention", "none"]),
+        (1810 + 400 * (2 * 12 + 20 + 5), ["products", "products", "none"]),
+        (1810 + 400 * (2 * 12 + 20 + 5) - 1, ["attention", "products", "products"]),
+        (1810 + 400 * (2 * 3 + 20 + 5), ["attention", "attention", "products"]),
         (1810 + 400 * (2 * 3 + 20 + 5) - 1, ["block", "attention", "attention"]),
         (1810 + 400 * (2 * 1 + 20 + 5), ["block", "block", "attention"]),
         (0, ["block"] * 3),
