@@ -31,3 +31,8 @@ def release(context: Context) -> None:
     gc.collect()
     if context.device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def converts_float8(device: torch.device) -> bool:
+    """Whether compiled code can turn numbers into float8 there and back: NVIDIA's Ada, Hopper and later."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)

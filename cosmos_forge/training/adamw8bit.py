@@ -3,11 +3,14 @@
 Blockwise scales as in Dettmers et al. 2021 (arXiv 2110.02861); float8 in the format e4m3 as in FP8-LM (arXiv
 2310.18313). Of the second moment the root is kept, which halves its range in powers of two. Rounding is stochastic:
 an average that moves by a hundredth a step would never leave a grid of sixteenths.
+
+Where blocks of a network are compiled, so is the update: some fifty passes over the numbers become one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,6 +19,7 @@ from torch import Tensor, nn
 from cosmos_forge.training.pieces import in_pieces, local, place_of
 
 BLOCK = 256
+SCALES = (2, 4)  # places in what is kept of a matrix
 SMALL = 4096  # parameters with fewer numbers keep float32 moments
 LARGEST, SMALLEST = 448.0, 2.0**-9  # of e4m3
 
@@ -25,15 +29,23 @@ class AdamW8bit(torch.optim.Optimizer):
 
     State of a matrix: `exp_avg` and `exp_avg_sq_root`, float8 of its shape, each with a `.._scale`, float32, one number
     a block of a row; all sharded as the parameter is, so that any number of processes can read them. `found_inf`: a
-    scalar on the device; unless it is 0 the step changes nothing.
+    scalar on the device; unless it is 0 the step changes nothing. compiled: whether the update of matrices is compiled;
+    it then draws other random numbers.
     """
 
     found_inf: Tensor | None = None
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        compiled: bool = False,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self.update = _compiled() if compiled else _update
 
     def start(self, parameter: nn.Parameter) -> dict[str, Any]:
         """The state before the first step, which is also what a checkpoint's is read into."""
@@ -54,31 +66,68 @@ class AdamW8bit(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step with the gradients there are; never waits for the device."""
         for group in self.param_groups:
+            lr, (beta1, beta2) = group["lr"], group["betas"]
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     state = self.state[parameter] = self.state[parameter] or self.start(parameter)
                     good = torch.ones((), device=parameter.device) if self.found_inf is None else self.found_inf == 0
                     state["step"] += good
-                    _update(local(parameter), local(parameter.grad), _locals(state), group, good.bool())
+                    # What changes from step to step are tensors, for compiled code to stay as it is.
+                    keep = torch.full_like(state["step"], 1 - lr * group["weight_decay"])
+                    first, second = (1 - beta ** state["step"] for beta in (beta1, beta2))
+                    changing = [keep, lr / first, second, good.bool()]
+                    kept = [local(each).detach() for name, each in {"": parameter, **state}.items() if name != "step"]
+                    self._advance(local(parameter.grad), kept, (beta1, beta2, group["eps"]), changing)
+
+    def _advance(
+        self, gradient: Tensor, kept: list[Tensor], constants: tuple[float, ...], changing: list[Tensor]
+    ) -> None:
+        """As `_update`, of tensors of any shape."""
+        if not gradient.numel():
+            return
+        if len(kept) == 3:
+            _update(gradient, kept, constants, changing)
+            return
+        rows = [each.view(-1, 1) if index in SCALES else _rows(each) for index, each in enumerate(kept)]
+        self.update(_rows(gradient), rows, constants, changing)
+        for each, row in zip(kept, rows, strict=True):
+            if row.data_ptr() != each.data_ptr():
+                each.copy_(row.view(*each.shape[:-1], -1)[..., : each.shape[-1]])
 
 
-def _update(weight: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], good: Tensor) -> None:
-    """AdamW of one local tensor, in float32; leaves all as it was where `good` is false."""
-    if not weight.numel():
-        return
-    small = "exp_avg_sq" in state
-    first = state["exp_avg"] if small else unpack(state["exp_avg"], state["exp_avg_scale"])
-    second = state["exp_avg_sq"] if small else unpack(state["exp_avg_sq_root"], state["exp_avg_sq_root_scale"]).square()
-    beta1, beta2 = group["betas"]
+def _update(gradient: Tensor, kept: Sequence[Tensor], constants: tuple[float, ...], changing: Sequence[Tensor]) -> None:
+    """AdamW, in float32 and in place, of what is `kept`: weight and two moments; or weight, float8 and scale of the
+    first one, float8 and scale of the second one's root, each row a block. constants: betas and eps. changing: scalars:
+    what a weight keeps of itself, the learning rate by the first moment's bias, the second one's bias, and whether
+    anything may change."""
+    (beta1, beta2, eps), (keep, rate, bias, good) = constants, changing
+    weight, *moments = kept
+    small = len(moments) == 2
+    first = moments[0] if small else moments[0].float() * moments[1]
+    second = moments[1] if small else (moments[2].float() * moments[3]).square()
     first, second = first.lerp(gradient, 1 - beta1), second.lerp(gradient.square(), 1 - beta2)
-    root = (second / (1 - beta2 ** state["step"])).sqrt_().add_(group["eps"])
-    decayed = weight * (1 - group["lr"] * group["weight_decay"])
-    changed = [decayed.addcdiv_(first / (1 - beta1 ** state["step"]), root, value=-group["lr"])]
-    changed += [first, second] if small else [*pack(first), *pack(second.sqrt_(), positive=True)]
-    for old, new in zip([weight, *(state[name] for name in state if name != "step")], changed, strict=True):
+    root = (second / bias).sqrt() + eps
+    changed = [weight * keep - rate * first / root]
+    changed += [first, second] if small else [*_pack_rows(first), *_pack_rows(second.sqrt(), positive=True)]
+    for old, new in zip(kept, changed, strict=True):
         if old.dtype == torch.float8_e4m3fn:  # torch.where takes bytes, not float8
-            old, new = old.view(torch.uint8), new.contiguous().view(torch.uint8)
+            old, new = old.view(torch.uint8), new.view(torch.uint8)
         old.copy_(torch.where(good, new, old))
+
+
+@cache
+def _compiled() -> Callable[..., None]:
+    """`_update`, compiled once for any number of rows."""
+    from torch._dynamo import maybe_mark_dynamic  # takes a second, which others are spared
+
+    update = torch.compile(_update)
+
+    def advance(gradient: Tensor, kept: Sequence[Tensor], *others: Any) -> None:
+        for each in (gradient, *kept):
+            maybe_mark_dynamic(each, 0)
+        update(gradient, kept, *others)
+
+    return advance
 
 
 def pack(values: Tensor, positive: bool = False) -> tuple[Tensor, Tensor]:
@@ -86,7 +135,13 @@ def pack(values: Tensor, positive: bool = False) -> tuple[Tensor, Tensor]:
 
     positive: what is not 0 does not become 0, so that nobody divides by it; it is rounded up.
     """
-    blocks = _blocks(values)
+    rows, scale = _pack_rows(_rows(values), positive)
+    packed = rows.view(*values.shape[:-1], -1)[..., : values.shape[-1]]
+    return packed, scale.view(*values.shape[:-1], -1)
+
+
+def _pack_rows(blocks: Tensor, positive: bool = False) -> tuple[Tensor, Tensor]:
+    """As `pack`, each row a block."""
     scale = blocks.abs().amax(dim=-1, keepdim=True) / LARGEST
     scaled = blocks / torch.where(scale > 0, scale, 1)
     # e4m3 has 3 of float32's 23 bits of fraction: a random number is added to the 20 others, then they are cut off.
@@ -95,18 +150,23 @@ def pack(values: Tensor, positive: bool = False) -> tuple[Tensor, Tensor]:
     rounded = (bits & -(1 << 20)).view(torch.float32).clamp_(-LARGEST, LARGEST)
     if positive:
         rounded = torch.where(scaled > 0, rounded.clamp(min=SMALLEST), rounded)
-    packed = rounded.to(torch.float8_e4m3fn).flatten(-2)[..., : values.shape[-1]]
-    return packed, scale.squeeze(-1)
+    return rounded.to(torch.float8_e4m3fn), scale
 
 
 def unpack(packed: Tensor, scale: Tensor) -> Tensor:
     """The float32 values that `pack` was given, to a sixteenth."""
-    return (_blocks(packed.float()) * scale[..., None]).flatten(-2)[..., : packed.shape[-1]]
+    rows = _rows(packed).float() * scale.reshape(-1, 1)
+    return rows.view(*packed.shape[:-1], -1)[..., : packed.shape[-1]]
 
 
-def _blocks(values: Tensor) -> Tensor:
-    """Rows cut into blocks, the last one filled up with zeros."""
-    return nn.functional.pad(values, (0, -values.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
+def _rows(values: Tensor) -> Tensor:
+    """Its rows cut into blocks, each of which is a row then; the last of each is filled up with zeros. A view where
+    that can be."""
+    if lacking := -values.shape[-1] % BLOCK:
+        # torch pads bytes, not float8
+        bytes_ = values.view(torch.uint8) if values.dtype == torch.float8_e4m3fn else values
+        values = nn.functional.pad(bytes_, (0, lacking)).view(values.dtype)
+    return values.reshape(-1, BLOCK)
 
 
 def _zeros_beside(parameter: Tensor, shape: Iterable[int], dtype: torch.dtype) -> Tensor:
@@ -121,7 +181,3 @@ def _zeros_beside(parameter: Tensor, shape: Iterable[int], dtype: torch.dtype) -
     zeros = torch.zeros(piece, dtype=dtype, device=parameter.device)
     stride = torch.empty(shape, device="meta").stride()
     return DTensor.from_local(zeros, mesh, placements, run_check=False, shape=shape, stride=stride)
-
-
-def _locals(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: local(value) for name, value in state.items()}

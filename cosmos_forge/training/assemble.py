@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cosmos_forge import events
 from cosmos_forge.compiling import compile_blocks, wake_compiler
+from cosmos_forge.devices import converts_float8
 from cosmos_forge.generation.loading import load_model
 from cosmos_forge.kinds import Method, Model, Parallelism
 from cosmos_forge.trained import Weights
@@ -72,7 +73,7 @@ def assemble(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -
     parameters = {name: current[name] for name in parameters}
     # Last of what changes the network: what is to be forgotten depends on how much of it this process holds.
     recompute_blocks(plain, model.blocks, choose_levels(plan, plain, model.blocks, context, compiled))
-    optimizer = _optimizer(parameters, options)
+    optimizer = _optimizer(parameters, options, compiled and converts_float8(context.device))
     ema = PowerEMA(cast("dict[str, Tensor]", parameters), options.ema_width) if options.ema else None
     assembly = Assembly(model, parameters, optimizer, ema)
     if newest := checkpoint.latest(run.checkpoints):
@@ -81,12 +82,12 @@ def assemble(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -
     return assembly
 
 
-def _optimizer(parameters: dict[str, nn.Parameter], options: TrainOptions) -> torch.optim.Optimizer:
+def _optimizer(parameters: dict[str, nn.Parameter], options: TrainOptions, compiled: bool) -> torch.optim.Optimizer:
     """AdamW, which leaves out a step without asking the device where its `found_inf` is not 0."""
     trained = list(parameters.values())
     settings: dict[str, Any] = {key: getattr(options, key) for key in ("lr", "betas", "eps", "weight_decay")}
     if options.optimizer_state == "8bit":
-        return AdamW8bit(trained, **settings)
+        return AdamW8bit(trained, **settings, compiled=compiled)
     return torch.optim.AdamW(trained, **settings, fused=True)
 
 

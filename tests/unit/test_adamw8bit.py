@@ -1,5 +1,7 @@
 """AdamW with float8 moments: beside torch's in float32, its rounding, and what a checkpoint and pieces make of it."""
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -70,6 +72,44 @@ def test_small_parameters_train_as_torchs():
     (_, same), loss = problem()
     train(torch.optim.AdamW([same], **SETTINGS), loss, 20)
     torch.testing.assert_close(bias, same, rtol=1e-5, atol=1e-7)
+
+
+def stepped(device, compiled, steps):
+    """Parameters and optimizer after steps with drawn gradients, at a learning rate that falls."""
+    torch.manual_seed(0)
+    parameters = [nn.Parameter(torch.randn(shape).to(device)) for shape in ((48, 300), (64, 512), (100, 256), (40,))]
+    optimizer = AdamW8bit(parameters, **SETTINGS, compiled=compiled)
+    for step in range(steps):
+        for parameter in parameters:
+            parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(step)).to(device)
+        optimizer.param_groups[0]["lr"] = 1e-2 / (step + 1)
+        optimizer.step()
+    return parameters, optimizer
+
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU that knows float8")
+HOST = pytest.mark.skipif(not shutil.which("g++"), reason="compiling for a CPU needs g++")
+
+
+@pytest.mark.parametrize(
+    "device", [pytest.param("cpu", marks=[pytest.mark.slow, HOST]), pytest.param("cuda", marks=[pytest.mark.gpu, GPU])]
+)
+def test_compiled_it_does_the_same(device):
+    """But for what is drawn: by it, moments part by a step of float8's grid, and weights from the second step on."""
+    (plain, of_plain), (fused, of_fused) = (stepped(device, compiled, 1) for compiled in (False, True))
+    for one, other in zip(plain, fused, strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-6)
+        state, same = of_plain.state[one], of_fused.state[other]
+        for name in ("exp_avg", "exp_avg_sq_root") if "exp_avg_scale" in state else ():
+            scale = state[f"{name}_scale"]
+            torch.testing.assert_close(same[f"{name}_scale"], scale)
+            exact, found = (unpack(each[name], each[f"{name}_scale"]) for each in (state, same))
+            assert ((exact - found).abs() <= exact.abs() / 8 + scale.max() * SMALLEST).all()
+            assert not torch.equal(exact, found)
+    ways = ((False, 0), (False, 4), (True, 4), (True, 4))
+    for start, one, other, again in zip(*(stepped(device, *way)[0] for way in ways), strict=True):
+        assert (other - one).norm() < 0.03 * (one - start).norm()
+        assert torch.equal(other, again)
 
 
 def test_a_step_with_infinite_gradients_changes_nothing():
