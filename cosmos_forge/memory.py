@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Level = Literal["none", "products", "attention", "block"]
 Residency = Literal["resident", "streamed", "fp8"]
 
-LEVELS: tuple[Level, ...] = ("none", "products", "attention", "block")  # from most memory to least
+LEVELS: tuple[Level, ...] = ("none", "products", "attention", "block")  # from what keeps most to what keeps least
 STATE_BYTES = {
     "fp32": 8.0,
     "8bit": 2 + 2 * 4 / 256,
@@ -93,14 +93,16 @@ def predict(
     )
 
     def backward(index: int, kept_by_then: int) -> Memory:
-        """Blocks after it have let go of all and have their gradients, and what it forgot itself is whole again."""
-        again = activations.whole - kept[levels[index]]
+        """Blocks after it have let go of all and have their gradients; what it forgot itself, but for what lies between
+        products and is used at once, is whole again."""
+        level = levels[index]
+        again = activations.whole - kept[level] + activations.working
         return replace(
             always,
             gradients=gradients if accumulated else gradients * (1 - (index + 1) / len(levels)),
             gathered=holdings.gathered,
             kept=each * kept_by_then,
-            working=each * (again + activations.working),
+            working=each * (activations.flowing if level in ("none", "products") else again),
         )
 
     moments = [backward(*block) for block in enumerate(accumulate(kept[level] for level in levels))]
@@ -109,8 +111,8 @@ def predict(
 
 
 def mixtures(blocks: int) -> Iterator[list[Level]]:
-    """Levels of `blocks` blocks, from most memory to least. Only neighbouring levels are mixed; the last blocks, whose
-    turn in the backward pass comes first, forget least."""
+    """Levels of `blocks` blocks, from what keeps most to what keeps least. Only neighbouring levels are mixed; the last
+    blocks, whose turn in the backward pass comes first, forget least."""
     for more, less in pairwise(LEVELS):
         for forgetful in range(blocks):
             yield [less] * forgetful + [more] * (blocks - forgetful)

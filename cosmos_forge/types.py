@@ -140,7 +140,8 @@ class Activations:
 
     whole, products, attention, block: what a repeated block keeps until its backward pass if it recomputes nothing, all
     but matrix products and attention, all but attention, or everything; each includes its input. working: what a block
-    in its backward pass takes besides, or in a forward pass alone. Upper bounds.
+    takes besides in a forward pass, also in one that is computed again. flowing: in a backward pass for which it has
+    kept its products; what it kept goes as gradients come. Upper bounds.
     """
 
     whole: int
@@ -148,6 +149,7 @@ class Activations:
     attention: int
     block: int
     working: int
+    flowing: int
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def count_activations(
     of the layers of `INPUTS` that `adapted` names.
 
     Counted in streams, numbers as wide as the model for every token. `test_activations.py` counts what is kept; what
-    works was measured, by the peak of a forward pass (`benchmarks/forward.py`).
+    works was measured, by the peaks of a forward pass and of steps (`benchmarks/forward.py`, `train_step.py`).
 
     - Every block keeps queries and keys before and after norm and rotation and the values (5), the queries of
       cross-attention likewise (2), what attentions gave (2), the MLP's hidden layer (4), and the residual stream at its
@@ -68,4 +68,6 @@ def count_activations(
         "attention": 3 * stream + sums,
         "block": stream,
         "working": (10 if compiled else 15) * stream + shared,
+        # An eager block makes all that lies between its products again before its backward pass begins.
+        "flowing": (4.0 if compiled else 15.0 + whole - products) * stream + shared,
     }

@@ -13,7 +13,7 @@ from cosmos_forge.types import Activations
 
 BLOCKS = ["blocks.0", "blocks.1"]
 WEIGHTS = 12 * sum(each.numel() for each in TinyNet().parameters())  # with moments; gradients come later
-MODEL = SimpleNamespace(activations=lambda *of: Activations(5000, 3500, 2000, 1000, 500))
+MODEL = SimpleNamespace(activations=lambda *of: Activations(5000, 3500, 2000, 1000, 500, 400))
 
 
 def chosen(tmp_path, monkeypatch, size, model=MODEL, device="cuda", choice="auto"):
@@ -33,11 +33,11 @@ def chosen(tmp_path, monkeypatch, size, model=MODEL, device="cuda", choice="auto
 @pytest.mark.parametrize(
     ("elements", "levels", "warns"),
     [
-        (10_500, ["none", "none"], False),  # 5000 + 5000 kept, 500 for a block in its backward pass
-        (9_000, ["products", "none"], False),  # 3500 + 5000, 500
-        (8_000, ["attention", "products"], False),  # 2000 + 3500, 1500 again, 500; all products: 1500 more
-        (6_500, ["block", "attention"], False),  # 1000 + 2000, 3000 again, 500
-        (6_000, ["block", "block"], True),
+        (10_400, ["none", "none"], False),  # 5000 + 5000 kept, 400 for a block in its backward pass
+        (8_900, ["products", "none"], False),  # 3500 + 5000, 400
+        (7_400, ["products", "products"], False),  # 3500 + 3500, 400
+        (5_900, ["attention", "products"], False),  # 2000 + 3500, 400; then 2000, 3000 again, 500
+        (5_898, ["block", "block"], True),
     ],
 )
 def test_auto_takes_what_fits_and_says_so(tmp_path, monkeypatch, elements, levels, warns):
