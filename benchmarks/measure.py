@@ -31,10 +31,13 @@ class Row:
 
 
 def measure(what: str, function: Callable[[], Tensor], device: torch.device, repeats: int) -> Row:
-    """Calls `function` once and then `repeats` times; says the result at once, for whoever waits. What it returns must
-    be finite: other numbers are faster to compute with."""
+    """Calls `function` once and then `repeats` times; says the result at once, for whoever waits. Processes that work
+    together begin to repeat when all have compiled. What it returns must be finite: other numbers are faster to compute
+    with."""
     release(device)
     first, _ = _seconds(function, device)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
     seconds, results = zip(*(_seconds(function, device) for _ in range(repeats)), strict=True)
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
     if not all(bool(each.isfinite().all()) for each in results):

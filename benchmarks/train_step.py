@@ -8,8 +8,8 @@ Each of --settings is a comma-separated list of a recipe's keys, and gets a row.
 in that many processes with a GPU each that have the weights in pieces (fsdp) and a sample each, or with `context` share
 one; a table of its own holds it against the process alone, which does the same on its whole sample. Keys of
 `parallelism`, and the batch size, are for these processes. What `train.deterministic` does lasts, so it wants a call of
-its own. Needs a GPU with 140 GiB for the default size; with
-recompute = block alone 40. FLOPs are those that a sample's step has to compute, nothing of it twice.
+its own. Needs a GPU with 140 GiB for the default size; with recompute = block alone 40. FLOPs are those that a sample's
+step has to compute, nothing of it twice.
 `--device cpu --variant tiny --frames 17 --height 64 --width 64` tries the script itself.
 """
 

@@ -58,7 +58,7 @@ def test_mixtures_keep_less_and_less():
         (10**9, ["none"] * 3),
         (1810 + 400 * (2 * 12 + 20 + 4), ["products", "products", "none"]),
         (1810 + 400 * (2 * 12 + 20 + 4) - 1, ["products", "products", "products"]),
-        # of the second block, where the last one's gradients are there; that one, which computes no product again, needs
+        # of the second block, when the last one's gradients are there; that one computes no product again, and needs
         # 12 + 4 besides
         (1810 + 134 + 400 * (2 * 3 + 17 + 5), ["attention", "attention", "products"]),
         (1810 + 133 + 400 * (2 * 3 + 17 + 5), ["block", "block", "attention"]),
