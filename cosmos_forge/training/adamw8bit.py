@@ -76,17 +76,18 @@ class AdamW8bit(torch.optim.Optimizer):
                     keep = torch.full_like(state["step"], 1 - lr * group["weight_decay"])
                     first, second = (1 - beta ** state["step"] for beta in (beta1, beta2))
                     changing = [keep, lr / first, second, good.bool()]
-                    kept = [local(each).detach() for name, each in {"": parameter, **state}.items() if name != "step"]
+                    moments = [value for name, value in state.items() if name != "step"]
+                    kept = [local(each).detach() for each in (parameter, *moments)]
                     self._advance(local(parameter.grad), kept, (beta1, beta2, group["eps"]), changing)
 
     def _advance(
         self, gradient: Tensor, kept: list[Tensor], constants: tuple[float, ...], changing: list[Tensor]
     ) -> None:
-        """As `_update`, of tensors of any shape."""
-        if not gradient.numel():
-            return
+        """As `_update`, of tensors of any shape, which may be empty."""
         if len(kept) == 3:
             _update(gradient, kept, constants, changing)
+            return
+        if not gradient.numel():
             return
         rows = [each.view(-1, 1) if index in SCALES else _rows(each) for index, each in enumerate(kept)]
         self.update(_rows(gradient), rows, constants, changing)
