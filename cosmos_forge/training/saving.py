@@ -118,7 +118,8 @@ class Saver:
             copied.synchronize()
         final = self.folder / checkpoint.folder_of(state["step"])
         partial = self.folder / f".{final.name}.{self.token}.partial"
-        partial.mkdir(parents=True, exist_ok=True)
+        if self.copies or self.rank == 0:  # any other comes late, perhaps, when the folder has its name
+            partial.mkdir(parents=True, exist_ok=True)
         if self.copies:
             self._write_pieces(partial / checkpoint.file_of(self.rank))
         if self.rank == 0:

@@ -147,6 +147,14 @@ with saving.Saver(folder, keep=2) as saver:
 """
 
 
+def test_a_process_without_pieces_leaves_nothing(tmp_path):
+    """It may come when the checkpoint has its name; a folder made then would stay."""
+    with Saver(tmp_path, keep=1) as saver:
+        saver.rank = 1
+        saver.save(1, {"held by all alike": torch.ones(2)})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_checkpoint_counts_once_every_process_has_written(tmp_path):
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", LATE, str(tmp_path)]
