@@ -9,9 +9,9 @@ Where blocks of a network are compiled, so is the update: some fifty passes over
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from cosmos_forge.training.pieces import in_pieces, local, place_of
 
 BLOCK = 256
-SCALES = (2, 4)  # places in what is kept of a matrix
 SMALL = 4096  # parameters with fewer numbers keep float32 moments
 LARGEST, SMALLEST = 448.0, 2.0**-9  # of e4m3
 
@@ -45,7 +44,7 @@ class AdamW8bit(torch.optim.Optimizer):
         compiled: bool = False,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-        self.update = _compiled() if compiled else _update
+        self.update: Callable[..., None] = _compiled() if compiled else _update
 
     def start(self, parameter: nn.Parameter) -> dict[str, Any]:
         """The state before the first step, which is also what a checkpoint's is read into."""
@@ -66,54 +65,87 @@ class AdamW8bit(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step with the gradients there are; never waits for the device."""
         for group in self.param_groups:
-            lr, (beta1, beta2) = group["lr"], group["betas"]
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     state = self.state[parameter] = self.state[parameter] or self.start(parameter)
                     good = torch.ones((), device=parameter.device) if self.found_inf is None else self.found_inf == 0
                     state["step"] += good
-                    # What changes from step to step are tensors, for compiled code to stay as it is.
-                    keep = torch.full_like(state["step"], 1 - lr * group["weight_decay"])
-                    first, second = (1 - beta ** state["step"] for beta in (beta1, beta2))
-                    changing = [keep, lr / first, second, good.bool()]
-                    moments = [value for name, value in state.items() if name != "step"]
-                    kept = [local(each).detach() for each in (parameter, *moments)]
-                    self._advance(local(parameter.grad), kept, (beta1, beta2, group["eps"]), changing)
+                    pieces = {name: local(value) for name, value in state.items()}
+                    factors = Factors.of(group, state["step"], good.bool())
+                    self._advance(local(parameter).detach(), local(parameter.grad), pieces, factors)
 
-    def _advance(
-        self, gradient: Tensor, kept: list[Tensor], constants: tuple[float, ...], changing: list[Tensor]
-    ) -> None:
-        """As `_update`, of tensors of any shape, which may be empty."""
-        if len(kept) == 3:
-            _update(gradient, kept, constants, changing)
-            return
-        if not gradient.numel():
-            return
-        rows = [each.view(-1, 1) if index in SCALES else _rows(each) for index, each in enumerate(kept)]
-        self.update(_rows(gradient), rows, constants, changing)
-        for each, row in zip(kept, rows, strict=True):
-            if row.data_ptr() != each.data_ptr():
-                each.copy_(row.view(*each.shape[:-1], -1)[..., : each.shape[-1]])
+    def _advance(self, weight: Tensor, gradient: Tensor, state: dict[str, Tensor], factors: Factors) -> None:
+        """In place; what this process holds of a parameter, which may be nothing."""
+        if "exp_avg_sq" in state:
+            small = weight, state["exp_avg"], state["exp_avg_sq"]
+            _replace(small, _adamw(gradient, *small, factors), factors.good)
+        elif weight.numel():
+            whole = weight, state["exp_avg"], state["exp_avg_sq_root"]
+            rows = [_rows(each) for each in whole]
+            scales = [state[name].view(-1, 1) for name in ("exp_avg_scale", "exp_avg_sq_root_scale")]
+            self.update(_rows(gradient), *rows, *scales, factors)
+            for each, row in zip(whole, rows, strict=True):
+                if row.data_ptr() != each.data_ptr():  # it was filled up
+                    each.copy_(row.view(*each.shape[:-1], -1)[..., : each.shape[-1]])
 
 
-def _update(gradient: Tensor, kept: Sequence[Tensor], constants: tuple[float, ...], changing: Sequence[Tensor]) -> None:
-    """AdamW, in float32 and in place, of what is `kept`: weight and two moments; or weight, float8 and scale of the
-    first one, float8 and scale of the second one's root, each row a block. constants: betas and eps. changing: scalars:
-    what a weight keeps of itself, the learning rate by the first moment's bias, the second one's bias, and whether
-    anything may change."""
-    (beta1, beta2, eps), (keep, rate, bias, good) = constants, changing
-    weight, *moments = kept
-    small = len(moments) == 2
-    first = moments[0] if small else moments[0].float() * moments[1]
-    second = moments[1] if small else (moments[2].float() * moments[3]).square()
-    first, second = first.lerp(gradient, 1 - beta1), second.lerp(gradient.square(), 1 - beta2)
-    root = (second / bias).sqrt() + eps
-    changed = [weight * keep - rate * first / root]
-    changed += [first, second] if small else [*_pack_rows(first), *_pack_rows(second.sqrt(), positive=True)]
-    for old, new in zip(kept, changed, strict=True):
-        if old.dtype == torch.float8_e4m3fn:  # torch.where takes bytes, not float8
-            old, new = old.view(torch.uint8), new.view(torch.uint8)
-        old.copy_(torch.where(good, new, old))
+class Factors(NamedTuple):
+    """What a step does to all numbers of a parameter alike. Scalars that change from step to step are tensors, for
+    compiled code to stay as it is.
+
+    keep: what a weight keeps of itself. rate: the learning rate by the first moment's bias. bias: the second one's.
+    good: whether anything may change, bool.
+    """
+
+    beta1: float
+    beta2: float
+    eps: float
+    keep: Tensor
+    rate: Tensor
+    bias: Tensor
+    good: Tensor
+
+    @classmethod
+    def of(cls, group: dict[str, Any], step: Tensor, good: Tensor) -> Factors:
+        """group: of an optimizer's `param_groups`. step: the count of this one."""
+        lr, (beta1, beta2) = group["lr"], group["betas"]
+        keep = torch.full_like(step, 1 - lr * group["weight_decay"])
+        return cls(beta1, beta2, group["eps"], keep, lr / (1 - beta1**step), 1 - beta2**step, good)
+
+
+def _adamw(
+    gradient: Tensor, weight: Tensor, first: Tensor, second: Tensor, factors: Factors
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight and moments after a step, all in float32."""
+    first = first.lerp(gradient, 1 - factors.beta1)
+    second = second.lerp(gradient.square(), 1 - factors.beta2)
+    root = (second / factors.bias).sqrt() + factors.eps
+    return weight * factors.keep - factors.rate * first / root, first, second
+
+
+def _update(
+    gradient: Tensor,
+    weight: Tensor,
+    first: Tensor,
+    root: Tensor,
+    first_scale: Tensor,
+    root_scale: Tensor,
+    factors: Factors,
+) -> None:
+    """A step in place, each row a block. first: the first moment, float8. root: the second one's, likewise."""
+    exact = first.float() * first_scale, (root.float() * root_scale).square()
+    new_weight, new_first, new_second = _adamw(gradient, weight, *exact, factors)
+    packed, packed_root = _pack_rows(new_first), _pack_rows(new_second.sqrt(), positive=True)
+    old = weight, first, first_scale, root, root_scale
+    _replace(old, (new_weight, *packed, *packed_root), factors.good)
+
+
+def _replace(old: Iterable[Tensor], new: Iterable[Tensor], good: Tensor) -> None:
+    """In place, all or nothing, as the device finds `good`."""
+    for before, after in zip(old, new, strict=True):
+        if before.dtype == torch.float8_e4m3fn:  # torch.where takes bytes, not float8
+            before, after = before.view(torch.uint8), after.view(torch.uint8)
+        before.copy_(torch.where(good, after, before))
 
 
 @cache
@@ -121,12 +153,13 @@ def _compiled() -> Callable[..., None]:
     """`_update`, compiled once for any number of rows."""
     from torch._dynamo import maybe_mark_dynamic  # takes a second, which others are spared
 
-    update = torch.compile(_update)
+    update: Callable[..., None] = torch.compile(_update)
 
-    def advance(gradient: Tensor, kept: Sequence[Tensor], *others: Any) -> None:
-        for each in (gradient, *kept):
+    def advance(*of_rows: Any) -> None:
+        *tensors, factors = of_rows
+        for each in tensors:
             maybe_mark_dynamic(each, 0)
-        update(gradient, kept, *others)
+        update(*tensors, factors)
 
     return advance
 
@@ -141,10 +174,10 @@ def pack(values: Tensor, positive: bool = False) -> tuple[Tensor, Tensor]:
     return packed, scale.view(*values.shape[:-1], -1)
 
 
-def _pack_rows(blocks: Tensor, positive: bool = False) -> tuple[Tensor, Tensor]:
+def _pack_rows(rows: Tensor, positive: bool = False) -> tuple[Tensor, Tensor]:
     """As `pack`, each row a block."""
-    scale = blocks.abs().amax(dim=-1, keepdim=True) / LARGEST
-    scaled = blocks / torch.where(scale > 0, scale, 1)
+    scale = rows.abs().amax(dim=-1, keepdim=True) / LARGEST
+    scaled = rows / torch.where(scale > 0, scale, 1)
     # e4m3 has 3 of float32's 23 bits of fraction: a random number is added to the 20 others, then they are cut off.
     bits = scaled.view(torch.int32)
     bits = bits + torch.randint_like(bits, 1 << 20)
