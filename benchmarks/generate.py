@@ -1,12 +1,15 @@
 """One video as `forge run` makes it, from a picture to an MP4: random weights, every part by itself.
 
     python benchmarks/generate.py
+    python benchmarks/generate.py --film clip.mp4
     python benchmarks/generate.py --memory streamed
     torchrun --nproc-per-node 2 benchmarks/generate.py
 
 Needs a GPU with 20 GiB for the default size and memory, 8 GiB with `--memory streamed`; torchrun one for each process.
 The text encoder is a stand-in without weights: what an encoder takes depends on the prompt alone. The network's weights
-are drawn on the device, so what their loading takes is not shown (see load_weights.py). `--tiny` tries the script
+are drawn on the device, so what their loading takes is not shown (see load_weights.py). Random weights of the tokenizer
+make noise of everything, which takes longer to write than a video of something: with `--film`, what is decoded is
+written with that film's frames in place of its own, resized and repeated to the length. `--tiny` tries the script
 itself on a CPU.
 """
 
@@ -21,17 +24,20 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from measure import Clock, print_machine
+from PIL import Image
 from safetensors.torch import save_file
 
 from cosmos_forge import video
 from cosmos_forge.events import Event, Note
-from cosmos_forge.generation import sampling
+from cosmos_forge.generation import outputs, sampling
 from cosmos_forge.plan import Plan, make_plan
 from cosmos_forge.plugins import load_plugins
 from cosmos_forge.recipe import read_recipe
@@ -88,7 +94,8 @@ def work(options: argparse.Namespace, folder: Path) -> None:
     heard = say if world.rank == 0 else lambda event: None
     context = replace(context, device=clock.device, world=world, emit=heard)
     try:
-        with on_the_product(clock):
+        film = read_film(options.film, plan.video_size()) if options.film else None
+        with on_the_product(clock, film):
             start = clock.now()
             generate.run(plan, Run(plan.folder), context, parallelism)
             seconds = clock.now() - start
@@ -113,6 +120,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=121, help="pixel frames, 8k+1")
     parser.add_argument("--height", type=int, default=704, help="pixels, a multiple of 16")
     parser.add_argument("--width", type=int, default=1280, help="pixels, a multiple of 16")
+    parser.add_argument("--film", type=Path, help="a video that is written instead of noise")
     parser.add_argument("--tiny", action="store_true", help="the smallest network and video, on the CPU")
     return parser.parse_args()
 
@@ -158,10 +166,21 @@ def plan_of(options: argparse.Namespace, folder: Path) -> Plan:
     return make_plan(read_recipe(folder / "video.toml", overrides), load_plugins(), runs=folder)
 
 
+def read_film(path: Path, size: tuple[int, int, int]) -> torch.Tensor:
+    """As many frames as asked for, from the beginning again where it ends, resized: uint8 CTHW, in memory as THWC."""
+    count, height, width = size
+    frames = [Image.fromarray(each).resize((width, height)) for each in islice(video.read_frames(path), count)]
+    return torch.from_numpy(np.stack(list(islice(cycle(map(np.asarray, frames)), count)))).permute(3, 0, 1, 2)
+
+
 @contextmanager
-def on_the_product(clock: Clock) -> Iterator[None]:
+def on_the_product(clock: Clock, film_CTHW: torch.Tensor | None) -> Iterator[None]:
     """While it lasts, the product's parts are measured where they are called, and weights are drawn, not read."""
-    build, load_model = sampling.component, sampling._load_model
+    build, load_model, frames = sampling.component, sampling._load_model, sampling.frames
+
+    def frames_of_film(tokenizer: Any, latents_BCTHW: torch.Tensor) -> torch.Tensor:
+        made_CTHW = frames(tokenizer, latents_BCTHW)
+        return made_CTHW if film_CTHW is None else film_CTHW
 
     def component_measured(plan: Plan, table: str, context: Context) -> Any:
         if table == "sampler":
@@ -185,7 +204,9 @@ def on_the_product(clock: Clock) -> Iterator[None]:
         (sampling, "component", component_measured),
         (sampling, "_load_model", clock.measured("network: drawing", load_model)),
         (generate, "embed_texts", clock.measured("text", generate.embed_texts)),
+        (sampling, "frames", frames_of_film),
         (video, "write_mp4", clock.measured("writing", video.write_mp4)),
+        (outputs, "finish", clock.measured("contact sheet", outputs.finish)),
         (Video2World, "load", draw),
     ]
     with ExitStack() as stack:
@@ -212,8 +233,9 @@ def report(plan: Plan, clock: Clock, processes: int, seconds: float) -> None:
     loading = {name for name in clock.parts if name.endswith(("loading", "drawing"))}
     total = seconds - sum(clock.parts[name][0] for name in loading)
     rest = total - first[0] - sum(times) - sum(clock.parts[name][0] for name in clock.parts.keys() - loading)
-    before = {name: clock.parts[name] for name in clock.parts if name not in ("tokenizer: decoding", "writing")}
-    after = {name: clock.parts[name] for name in clock.parts if name not in before}
+    last = ("tokenizer: decoding", "writing", "contact sheet")
+    before = {name: clock.parts[name] for name in clock.parts if name not in last}
+    after = {name: clock.parts[name] for name in last}
     everything = before | rows | after
     most = max(peak for _, peak in everything.values())
     print("| | time | GPU memory |\n| --- | --- | --- |")

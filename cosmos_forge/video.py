@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -89,10 +89,12 @@ def count_frames(path: Path) -> int:
         return sum(bool(packet.size) for packet in container.demux(stream))
 
 
-def read_frames(path: Path) -> Iterator[np.ndarray]:
-    """The frames of a video, one at a time."""
+def read_frames(path: Path, numbers: Container[int] | None = None) -> Iterator[np.ndarray]:
+    """The frames of a video, one at a time; those with these numbers, counted from 0, or all."""
     with _opened(path) as (container, stream):
-        yield from map(_upright, container.decode(stream))
+        for number, frame in enumerate(container.decode(stream)):
+            if numbers is None or number in numbers:
+                yield _upright(frame)
 
 
 def read_last(path: Path, count: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cosmos_forge import events
-from cosmos_forge.compiling import compile_blocks, wake_compiler
+from cosmos_forge.compiling import compile_blocks
 from cosmos_forge.devices import release
 from cosmos_forge.errors import show_path
 from cosmos_forge.generation.jobs import Job
@@ -127,7 +127,6 @@ def solve(
 def _load_model(plan: Plan, context: Context, weights: Weights, residency: Residency, share: Share) -> Model:
     """The model with these weights, ready to be sampled from. What does not stay on the device as it is, is loaded into
     host memory first."""
-    wake_compiler(plan.root.compile, context.device)
     first = context if residency == "resident" else replace(context, device=torch.device("cpu"))
     model = load_model(plan, first, weights)
     model.net.eval().requires_grad_(False)
@@ -152,4 +151,6 @@ def decode(plan: Plan, context: Context, latents: Sequence[Latents]) -> Iterator
 def frames(tokenizer: LatentTokenizer, latents_BCTHW: Tensor) -> Tensor:
     """Of the first video, uint8 CTHW, on the CPU."""
     pixels_CTHW = tokenizer.decode(latents_BCTHW)[0]
-    return ((pixels_CTHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+    bytes_CTHW = ((pixels_CTHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    # In memory as THWC, which files want: on the CPU the turn takes the better part of a second.
+    return bytes_CTHW.permute(1, 2, 3, 0).contiguous().cpu().permute(3, 0, 1, 2)

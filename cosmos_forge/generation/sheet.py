@@ -43,8 +43,7 @@ def row(label: str, frames_THWC: np.ndarray, given: int = 0) -> Row:
 def row_of_file(label: str, path: Path, given: int = 0) -> Row:
     """Of a video file, of which only the frames that are shown are ever in memory."""
     numbers = _spread(count_frames(path))
-    frames = [frame for number, frame in enumerate(read_frames(path)) if number in numbers]
-    return Row(label, np.stack(frames), numbers, given)
+    return Row(label, np.stack(list(read_frames(path, numbers))), numbers, given)
 
 
 def _spread(total: int) -> list[int]:

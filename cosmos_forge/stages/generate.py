@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from cosmos_forge import events
 from cosmos_forge.checks.generate import untried
+from cosmos_forge.compiling import wake_compiler
 from cosmos_forge.errors import ForgeError, show_path
 from cosmos_forge.generation import outputs
 from cosmos_forge.generation.adapters import identity
@@ -50,6 +51,7 @@ def run(plan: Plan, run: Run, context: Context, parallelism: Parallelism) -> Non
             outputs.write_record(run, each, settings[each.name], safety[each.name], {})
     todo = [each for each in todo if not safety[each.name].stopped]
     if todo:
+        wake_compiler(plan.root.compile, context.device)
         share = share_videos(plan, context, parallelism, len(todo))
         chunks = {each.name: outputs.chunks_of(plan, run, each, settings[each.name]) for each in todo}
         begun = {name: each.done() for name, each in chunks.items()}
