@@ -203,6 +203,7 @@ def on_the_product(clock: Clock, film_CTHW: torch.Tensor | None) -> Iterator[Non
     replaced: list[tuple[Any, str, Any]] = [
         (sampling, "component", component_measured),
         (sampling, "_load_model", clock.measured("network: drawing", load_model)),
+        (generate, "wake_compiler", clock.measured("compiler: loading", generate.wake_compiler)),
         (generate, "embed_texts", clock.measured("text", generate.embed_texts)),
         (sampling, "frames", frames_of_film),
         (video, "write_mp4", clock.measured("writing", video.write_mp4)),
@@ -239,7 +240,12 @@ def report(plan: Plan, clock: Clock, processes: int, seconds: float) -> None:
     everything = before | rows | after
     most = max(peak for _, peak in everything.values())
     print("| | time | GPU memory |\n| --- | --- | --- |")
-    for name, (time_, peak) in (everything | {"rest": (rest, 0.0), "in all, but loading": (total, most)}).items():
+    sums = {
+        "rest": (rest, 0.0),
+        "in all, but loading": (total, most),
+        "from loaded weights to the MP4": (clock.ended["writing"] - clock.ended["network: drawing"], most),
+    }
+    for name, (time_, peak) in (everything | sums).items():
         print(f"| {name} | {time_:.3f} s | {f'{peak:.1f} GiB' if peak else ''} |")
 
 

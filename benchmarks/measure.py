@@ -63,11 +63,12 @@ def _seconds(function: Callable[[], Tensor], device: torch.device) -> tuple[floa
 
 @dataclass
 class Clock:
-    """parts: seconds and peak GiB of each part of the work, in the order they began. steps: the same of each step of
-    what makes steps."""
+    """parts: seconds and peak GiB of each part of the work, in the order they began. ended: when each last did. steps:
+    seconds and peak of each step of what makes steps."""
 
     device: torch.device
     parts: dict[str, tuple[float, float]] = field(default_factory=dict)
+    ended: dict[str, float] = field(default_factory=dict)
     steps: list[tuple[float, float]] = field(default_factory=list)
     last: float = 0.0
 
@@ -94,6 +95,7 @@ class Clock:
             found = function(*inputs, **named)
             before, now = self.parts.get(what, (0.0, 0.0)), self.lap()
             self.parts[what] = before[0] + now[0], max(before[1], now[1])
+            self.ended[what] = self.last
             return found
 
         return call

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 JUDGED = 32  # held-out clips at most, and at how many noise levels, as `validate` and models have it
 LEVELS_JUDGED = 5
+NEAR = 1.25  # of the least that processors need, there a step depends on which processor it is
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def forecast(plan: Plan, gpu: Gpu) -> Forecast:
         parts |= _training(plan, gpu)
     if "generate" in plan.stages and {"model", "latent_tokenizer", "sampler"} <= plan.tables.keys():
         parts |= _generation(plan, gpu)
-    return Forecast(gpu, **parts, estimated=tuple(_estimated(plan, gpu)))
+    return Forecast(gpu, **parts, estimated=tuple(_estimated(plan, gpu, parts)))
 
 
 def _training(plan: Plan, gpu: Gpu) -> dict[str, Any]:
@@ -91,7 +92,13 @@ def _step(plan: Plan, gpu: Gpu, found: Weights, levels: list[Level]) -> float | 
     reduced = 4 * found.trained * (passes if spread > 1 else 1)
     exchanging = rates.exchange(2 * passes * whole, reduced, max(plan.processes, 1))
     update = rates.optimizer_step(found.trained / spread, STATE_BYTES[options.optimizer_state], options.ema, gpu)
-    return max(computing, exchanging) + passes * rates.LAUNCHING + update
+    one = rates.whole_pass(max(computing, exchanging) / passes, len(levels), _shared(plan))
+    return passes * one + update
+
+
+def _shared(plan: Plan) -> bool:
+    """Whether processes exchange weights or tokens in each pass."""
+    return pieces(plan) > 1 or plan.processes > plan.groups
 
 
 def _judging(plan: Plan, gpu: Gpu) -> float:
@@ -148,8 +155,8 @@ def _work(plan: Plan, size: tuple[int, int, int]) -> rates.Work | None:
     return rates.work(plan.options("model"), plan.options("latent_tokenizer").latent_shape(*size), plan.max_tokens)
 
 
-def _estimated(plan: Plan, gpu: Gpu) -> Iterator[str]:
-    """What was not measured of a plan like this."""
+def _estimated(plan: Plan, gpu: Gpu, parts: Mapping[str, Any]) -> Iterator[str]:
+    """What was not measured of a plan like this, of which `parts` are foretold."""
     if gpu.name != rates.MEASURED_ON:
         yield f"on {gpu.device}"
     if plan.processes > rates.MEASURED_PROCESSES:
@@ -160,6 +167,10 @@ def _estimated(plan: Plan, gpu: Gpu) -> Iterator[str]:
         tokens = {work.tokens for size in sizes if (work := _work(plan, size))}
         least, most = rates.MEASURED_TOKENS
         yield from (f"with {count:,} tokens" for count in sorted(tokens) if not least <= count <= most)
+    if step := parts.get("step"):
+        handing = plan.train.accumulation(plan.groups) * rates.handing(len(parts["levels"]), _shared(plan))
+        if step < NEAR * handing:
+            yield "with steps so short that the processor counts, of which nothing is known"
     if "train" in plan.stages and plan.root.compile == "none":
         yield "with training that is not compiled"
     if "train" in plan.stages and plan.train.deterministic:

@@ -23,7 +23,12 @@ ATTENTION_BACKWARD = 552 / 2.5 * 2 / 989  # the same; it computes the scores aga
 LINEAR = 591 / 989  # what a compiled forward pass of 3.634 s leaves beside attention (benchmarks/forward.py)
 EAGER = 3.954 / 3.634  # an evaluation that is not compiled, by one that is (benchmarks/forward.py)
 SHARED = 2 * 44.9 / 83.0  # attention of which two processes have half the heads each, exchange included; NVLink
-LAUNCHING = 0.02  # seconds of a training pass that no operations account for: what 0.146 s leave at 2,304 tokens
+# Seconds of a training pass that no operations account for: alone, and where weights or tokens are exchanged; what
+# steps of 2,304 tokens on one GPU leave, and of 12,720, 25,440 and 56,320 on two.
+BESIDE, BESIDE_SHARED = 0.02, 0.17
+# Seconds in which a processor hands a GPU the work of one block's forward and backward pass, however small the clip:
+# alone, and where weights or tokens are exchanged. Processors differ: 28 blocks took 0.15 to 0.18 s, and 0.31 to 0.38.
+HANDING, HANDING_SHARED = 0.16 / 28, 0.345 / 28
 LINK = 262e9  # bytes a second and GPU, in and out: reduce-scatter of 512 MiB by two GPUs over NVLink
 
 
@@ -66,6 +71,17 @@ def training_pass(
     backward = shared * 2 * work.attention
     seconds = linear / LINEAR + attention / ATTENTION + backward / ATTENTION_BACKWARD
     return seconds / (gpu.tflops * 1e12) / parts * (1.0 if compiled else EAGER)
+
+
+def whole_pass(computing: float, blocks: int, shared: bool) -> float:
+    """Seconds of a training pass of so many blocks, of which the GPU computes for so many. shared: weights or tokens
+    are exchanged with other processes."""
+    return max(computing + (BESIDE_SHARED if shared else BESIDE), handing(blocks, shared))
+
+
+def handing(blocks: int, shared: bool) -> float:
+    """Seconds that the processor needs for a training pass."""
+    return blocks * (HANDING_SHARED if shared else HANDING)
 
 
 def exchange(gathered: float, reduced: float, processes: int) -> float:
