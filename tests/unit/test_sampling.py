@@ -4,11 +4,13 @@ import gc
 import shutil
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from cosmos_forge.generation import making, sampling
+from cosmos_forge.generation import making, outputs, sampling
 from cosmos_forge.plan import make_plan
 from cosmos_forge.plugins import load_plugins
 from cosmos_forge.recipe import read_recipe
@@ -31,6 +33,13 @@ VIDEO = [
     "sampler.steps=2",
 ]
 compiler = pytest.mark.skipif(not shutil.which("g++"), reason="compiling for a CPU needs g++")
+
+
+def test_frames_are_bytes_that_lie_as_files_want_them():
+    pixels = torch.linspace(-1.2, 1.2, 3 * 9 * 4 * 6).view(1, 3, 9, 4, 6)
+    found = sampling.frames(SimpleNamespace(decode=lambda latents: latents), pixels)
+    np.testing.assert_array_equal(found, ((pixels[0].numpy() + 1) * 127.5).round().clip(0, 255))
+    assert found.dtype == torch.uint8 and np.shares_memory(outputs.THWC(found), found)
 
 
 @pytest.mark.slow

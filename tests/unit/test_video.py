@@ -30,6 +30,13 @@ def test_a_video_comes_back(tmp_path, fps):
     assert probe(tmp_path / "a.mp4") == Media(9, 48, 64, pytest.approx(fps))
 
 
+def test_some_frames_are_those_of_the_whole(tmp_path):
+    write_mp4(waves(), 24, tmp_path / "a.mp4")
+    whole, some = (list(read_frames(tmp_path / "a.mp4", numbers)) for numbers in (None, [0, 3, 8]))
+    assert len(whole) == 9
+    np.testing.assert_array_equal(some, [whole[number] for number in (0, 3, 8)])
+
+
 @pytest.mark.parametrize("fps", [0.5, 240, 5000, 60000 / 1001])
 def test_no_frame_is_lost_to_a_container_that_counts_milliseconds(tmp_path, fps):
     noise = np.random.default_rng(1).normal(0, 1, (17, 48, 48, 3)) * np.arange(17)[:, None, None, None]
