@@ -15,6 +15,9 @@ from datetime import timedelta
 
 from cosmos_forge.errors import ForgeError
 
+# Where workers and launchers meet: below the ports that Linux hands out by itself (from 32768), so that no other
+# program is given one of them in the seconds until it is listened on.
+PORTS = range(20000, 30000)
 PATIENCE = timedelta(minutes=5)  # for all launchers to be started
 FAREWELL_SECONDS = 10.0  # for all launchers to hear the last word
 
@@ -43,7 +46,7 @@ def place() -> Place | None:
             rank, size = int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"])
             local_rank = int(env.get("SLURM_LOCALID", 0))
             address = env.get("MASTER_ADDR") or _first_host(env.get("SLURM_STEP_NODELIST") or env["SLURM_NODELIST"])
-            port = int(env.get("MASTER_PORT") or 20000 + int(env["SLURM_JOB_ID"]) % 20000)
+            port = int(env.get("MASTER_PORT") or PORTS[int(env["SLURM_JOB_ID"]) % len(PORTS)])
         else:
             return None
     except (KeyError, ValueError) as error:

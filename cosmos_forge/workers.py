@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -25,7 +26,7 @@ from cosmos_forge.errors import (
     Problem,
     show_path,
 )
-from cosmos_forge.joined import Session, place
+from cosmos_forge.joined import PORTS, Session, place
 from cosmos_forge.run import Run
 from cosmos_forge.stages import STAGES
 
@@ -196,13 +197,15 @@ def full(plan: Plan) -> Problem:
 def free_port() -> int:
     """A port of this machine that nobody listens on; the one in MASTER_PORT must be free too."""
     wanted = os.environ.get("MASTER_PORT")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", int(wanted or 0)))
-        except (OSError, OverflowError):
-            raise ForgeError(
-                f"port {wanted} (MASTER_PORT) is in use",
-                "unset MASTER_PORT to take any free port, or name another",
-            ) from None
-        return int(probe.getsockname()[1])
+    for port in [wanted] if wanted else random.SystemRandom().sample(PORTS, 100):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", int(port)))
+                return int(port)
+            except (OSError, OverflowError, ValueError) as error:
+                said = error
+    raise ForgeError(
+        f"port {wanted} (MASTER_PORT) cannot be used: {said}" if wanted else f"no port is free: {said}",
+        "unset MASTER_PORT to take any free port, or name another",
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from cosmos_forge.testing.fakes import TinyNet, build, make_context
 from cosmos_forge.training.pieces import local
+from cosmos_forge.workers import free_port
 
 MethodTable = Sequence[tuple[str | None, dict[str, Any]]]
 
@@ -69,10 +69,12 @@ def run(count: int, use: str, options: dict[str, Any], methods: MethodTable, fol
     folder.mkdir(parents=True)
     request = folder / "request.json"
     request.write_text(json.dumps([use, options, list(methods)]))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    shared = {
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "OMP_NUM_THREADS": "1",
+    }
     logs = [folder / f"rank-{rank}.txt" for rank in range(count)]
     processes = []
     for rank, log in enumerate(logs):

@@ -144,7 +144,10 @@ def test_a_port_in_use_is_said_before_anything_is_written(workplace):
         taken.listen()
         port = str(taken.getsockname()[1])
         said = workplace.forge(*workplace.command("port"), code=2, MASTER_PORT=port)
-    assert f"port {port} (MASTER_PORT) is in use" in said and "fix: unset MASTER_PORT" in said
+    assert f"port {port} (MASTER_PORT) cannot be used: " in said and "already in use" in said
+    assert "fix: unset MASTER_PORT" in said
+    said = workplace.forge(*workplace.command("port"), code=2, MASTER_PORT="x")
+    assert "port x (MASTER_PORT) cannot be used: " in said
     assert not workplace.of("port").exists()
 
 

@@ -112,7 +112,7 @@ def worker_of(workplace, name: str, rank: int) -> int:
         (
             {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "1234567"}
             | {"SLURM_STEP_NODELIST": "gpu[003-008,010],other"},
-            (3, 8, 1, "gpu003", 20000 + 1234567 % 20000, False),
+            (3, 8, 1, "gpu003", 24567, False),
         ),
         (
             {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"},

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from cosmos_forge import ForgeError
-from cosmos_forge.launch import free_port
 from cosmos_forge.training import checkpoint
 from cosmos_forge.training.saving import Saver
+from cosmos_forge.workers import free_port
 
 SHARDED = """
 import os, sys, torch, torch.distributed as dist

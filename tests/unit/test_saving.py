@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from cosmos_forge.events import Saved
-from cosmos_forge.launch import free_port
 from cosmos_forge.training import checkpoint, saving
 from cosmos_forge.training.saving import Saver
+from cosmos_forge.workers import free_port
 
 
 @pytest.fixture

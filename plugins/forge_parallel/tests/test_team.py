@@ -1,9 +1,10 @@
 """Teams of gloo processes that make one video with the tiny network, against one process."""
 
 import os
-import socket
 import subprocess
 import sys
+
+from cosmos_forge.workers import free_port
 
 VIDEO = """
 import os, torch
@@ -70,10 +71,7 @@ os._exit(0)
 
 
 def test_a_team_makes_what_one_process_makes():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "4", "OMP_NUM_THREADS": "1"}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "4", "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", VIDEO],
