@@ -1,6 +1,7 @@
 """A workplace where `forge` is run as a person runs it: a folder with a small recipe, and processes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from cosmos_forge import events
 from cosmos_forge.files import sha256
+from cosmos_forge.training import checkpoint
 
 RECIPE = """\
 stages = ["prepare", "train", "export", "generate"]
@@ -120,6 +123,18 @@ class Workplace:
     def command(self, name: str, *overrides: str) -> list[str]:
         return ["run", "small.toml", "--name", name, *overrides]
 
+    def train(self, name: str, *overrides: str, code: int = 0) -> str:
+        """`forge run` of training alone, on clips that are prepared once for all runs."""
+        return self.forge(*self.training(name, *overrides), code=code)
+
+    def training(self, name: str, *overrides: str) -> list[str]:
+        """The command that does so."""
+        if not self.of("clips").exists():
+            self.run("clips", 'stages=["prepare"]')
+        if not self.of(name).exists():
+            shutil.copytree(self.of("clips") / "prepared", self.of(name) / "prepared")
+        return self.command(name, 'stages=["train"]', *overrides)
+
     def of(self, name: str) -> Path:
         """A run's directory."""
         return self.folder / "runs" / name
@@ -135,6 +150,12 @@ class Workplace:
     def weights(self, name: str) -> str:
         """Digest of what was exported."""
         return sha256(self.of(name) / "export" / "model.safetensors")
+
+    def state(self, name: str, prefix: str = "", step: int | None = None) -> dict[str, torch.Tensor]:
+        """Tensors of the newest checkpoint, or of a step's."""
+        folder = self.of(name) / "checkpoints"
+        which = checkpoint.latest(folder) if step is None else folder / checkpoint.folder_of(step)
+        return checkpoint.load(which, prefix)
 
     def leftovers(self) -> list[Path]:
         """Files and folders that were never finished."""

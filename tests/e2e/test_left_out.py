@@ -1,19 +1,16 @@
 """Steps whose gradients are not finite: a clip's latents are spoilt, so that whichever step takes it has none."""
 
 import math
-import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from cosmos_forge import events
-from cosmos_forge.training import checkpoint
 from cosmos_forge.training.data import Order, read_index
 
 STEPS = 12
 TRAIN = [
-    'stages=["train"]',
     "train.batch_size=2",
     f"train.steps={STEPS}",
     "train.ema=true",
@@ -43,9 +40,7 @@ def train(workplace):
     save_file(latents, spoilt)
 
     def train(name: str, *overrides: str, code: int = 0) -> str:
-        if not workplace.of(name).exists():
-            shutil.copytree(workplace.of("clips") / "prepared", workplace.of(name) / "prepared")
-        return workplace.run(name, *TRAIN, *overrides, code=code)
+        return workplace.train(name, *TRAIN, *overrides, code=code)
 
     return train
 
@@ -66,10 +61,6 @@ def steps_of(workplace, name):
     return {each.step: each for each in workplace.events(name) if isinstance(each, events.Step)}
 
 
-def saved(workplace, name, step):
-    return checkpoint.load(workplace.of(name) / "checkpoints" / checkpoint.folder_of(step), "")
-
-
 def test_they_change_nothing_and_are_told(workplace, single, bad):
     assert 0 < len(bad) < STEPS
     told = steps_of(workplace, "single")
@@ -79,7 +70,7 @@ def test_they_change_nothing_and_are_told(workplace, single, bad):
     assert f"steps {min(bad)} to {min(bad)}, which changed nothing; 1 in all" in single
     assert f"{len(bad)} in all" in single
     for step in range(2, STEPS + 1):
-        before, after = (saved(workplace, "single", each) for each in (step - 1, step))
+        before, after = (workplace.state("single", step=each) for each in (step - 1, step))
         assert before.keys() == after.keys()
         assert all(torch.isfinite(value).all() for value in after.values())
         same = all(torch.equal(value, after[name]) for name, value in before.items() if not name.startswith("ema/"))
@@ -94,7 +85,7 @@ def test_whatever_trains_leaves_out_the_same(workplace, train, single, bad, name
     tolerance = 0.2 if name == "8bit" else 1e-3
     for step in expected.keys() - bad:
         assert found[step].loss == pytest.approx(expected[step].loss, rel=tolerance)
-    here, there = (saved(workplace, each, STEPS) for each in (name, "single"))
+    here, there = (workplace.state(each) for each in (name, "single"))
     for key in (key for key in there if key.startswith(("weights/", "ema/"))):
         assert (here[key] - there[key]).norm() <= tolerance * there[key].norm() + 1e-6, key
     assert all(torch.isfinite(value.float()).all() for value in here.values())

@@ -1,19 +1,10 @@
 """Several processes train what one trains, to within rounding, at the same global batch."""
 
-import shutil
-
 import pytest
 
 from cosmos_forge import events
-from cosmos_forge.training import checkpoint
 
-TRAIN = [
-    'stages=["train"]',
-    "train.steps=4",
-    "train.save_every=1",
-    "train.keep_checkpoints=4",
-    "train.log_every=1",
-]
+TRAIN = ["train.steps=4", "train.save_every=1", "train.keep_checkpoints=4", "train.log_every=1"]
 LORA = ["method.use=lora", "method.rank=4", "train.ema=true"]
 IN_TURN = "train.micro_batch_size=1"
 
@@ -31,25 +22,17 @@ RUNS = {  # by name, how it is made; with a clip of the four at a time where so 
     "fsdp-context": spread("fsdp", 4, context=2),
     "copies-of-pieces": [*spread("fsdp", 4, shard=2), IN_TURN],
 }
+METHODS = [
+    *((name, "full") for name in RUNS),
+    *((name, "lora") for name in ("ddp", "fsdp-context", "copies-of-pieces")),
+]
 
 
 @pytest.fixture(scope="module")
-def train(workplace):
-    """A function that trains under a name, on clips that were prepared once; returns what it says."""
-    workplace.run("clips", 'stages=["prepare"]')
-
-    def train(name: str, *overrides: str) -> str:
-        shutil.copytree(workplace.of("clips") / "prepared", workplace.of(name) / "prepared")
-        return workplace.run(name, *TRAIN, *overrides)
-
-    return train
-
-
-@pytest.fixture(scope="module")
-def one(train):
+def one(workplace):
     """One process's runs."""
-    train("one")
-    train("one-lora", *LORA)
+    workplace.train("one", *TRAIN)
+    workplace.train("one-lora", *TRAIN, *LORA)
 
 
 def compare(workplace, name: str, like: str, steps: int = 4) -> None:
@@ -61,9 +44,7 @@ def compare(workplace, name: str, like: str, steps: int = 4) -> None:
         assert found[step][1] == pytest.approx(metrics, rel=1e-4), f"step {step}"
         assert found[step][2] == lr
         assert found[step][3] == pytest.approx(grad_norm, rel=1e-3), f"step {step}"
-    here, there = (
-        checkpoint.load(checkpoint.latest(workplace.of(run) / "checkpoints"), "weights/") for run in (name, like)
-    )
+    here, there = (workplace.state(run, "weights/") for run in (name, like))
     assert here.keys() == there.keys() and len(there) > 10
     for key in there:
         assert (here[key] - there[key]).norm() <= 1e-3 * there[key].norm() + 1e-6, key
@@ -71,16 +52,15 @@ def compare(workplace, name: str, like: str, steps: int = 4) -> None:
 
 def first_gradients(workplace, name: str) -> dict:
     """Of every parameter, as AdamW's first moment shows them after one step: a tenth of the clipped gradient."""
-    folder = workplace.of(name) / "checkpoints" / "step-000000001"
-    return {key: value for key, value in checkpoint.load(folder, "optimizer/").items() if key.endswith("/exp_avg")}
+    state = workplace.state(name, "optimizer/", step=1)
+    return {key: value for key, value in state.items() if key.endswith("/exp_avg")}
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("name", RUNS)
-def test_processes_agree_with_one(workplace, train, one, name, method):
+@pytest.mark.parametrize(("name", "method"), METHODS)
+def test_processes_agree_with_one(workplace, one, name, method):
     extra, suffix = (LORA, "-lora") if method == "lora" else ([], "")
     run, like = name + suffix, "one" + suffix
-    said = train(run, *RUNS[name], *extra)
+    said = workplace.train(run, *TRAIN, *RUNS[name], *extra)
     compare(workplace, run, like)
     found, expected = first_gradients(workplace, run), first_gradients(workplace, like)
     assert found.keys() == expected.keys() and len(expected) > 10
@@ -93,42 +73,42 @@ def test_processes_agree_with_one(workplace, train, one, name, method):
     assert f"gradients agree across {count} processes" in said
 
 
-def test_what_takes_no_part_in_the_loss_does_not_train(workplace, train):
+def test_what_takes_no_part_in_the_loss_does_not_train(workplace):
     """The log-variance, where the loss goes without: in several processes, and resumed."""
-    plain = "model.learned_variance=false"
-    assert "of 732,672 parameters train" in train("plain", plain)
-    train("plain-ddp", plain, *spread("ddp", 2))
+    plain = [*TRAIN, "model.learned_variance=false"]
+    assert "of 732,672 parameters train" in workplace.train("plain", *plain)
+    workplace.train("plain-ddp", *plain, *spread("ddp", 2))
     compare(workplace, "plain-ddp", "plain")
-    workplace.run("plain-ddp", *TRAIN, plain, *spread("ddp", 2), "train.steps=6", "--continue")
+    workplace.train("plain-ddp", *plain, *spread("ddp", 2), "train.steps=6", "--continue")
     assert max(workplace.losses("plain-ddp")) == 6
 
 
 @pytest.mark.parametrize("use", ["single", "ddp", "fsdp"])
-def test_bfloat16_trains_float32_weights(workplace, train, one, use):
+def test_bfloat16_trains_float32_weights(workplace, one, use):
     """Losses are those of float32 to bfloat16's precision; weights take up steps that bfloat16 could not hold."""
     overrides = spread(use, 2) if use != "single" else []
-    train(f"bf16-{use}", "precision=bf16", *overrides)
+    workplace.train(f"bf16-{use}", *TRAIN, "precision=bf16", *overrides)
     found, expected = workplace.losses(f"bf16-{use}"), workplace.losses("one")
     for step, (loss, *_) in expected.items():
         assert found[step][0] == pytest.approx(loss, rel=0.02), f"step {step}"
         assert found[step][0] != loss
-    saved = checkpoint.load(workplace.of(f"bf16-{use}") / "checkpoints" / "step-000000004", "weights/")
+    saved = workplace.state(f"bf16-{use}", "weights/")
     beyond = [key for key, value in saved.items() if not (value == value.bfloat16()).all()]
     assert len(beyond) == len(saved), "weights were rounded to bfloat16"
 
 
 @pytest.mark.parametrize("use", ["ddp", "fsdp"])
 def test_a_run_of_two_processes_is_gone_on_with_by_one_and_again_by_two(workplace, strike, use):
-    longer = ['stages=["prepare", "train"]', "train.steps=12", "train.save_every=3", "train.log_every=1"]
-    workplace.run("longer", *longer, "train.steps=15")
+    longer = ["train.steps=12", "train.save_every=3", "train.log_every=1"]
+    workplace.train("longer", *longer, "train.steps=15")
     name = f"fewer-{use}"
-    command = workplace.command(name, *longer)
-    strike("terminate", "train", "works", 0.1).befall(workplace, *command, *spread(use, 2))
+    command = workplace.training(name, *longer, *spread(use, 2))
+    strike("terminate", "train", "works", 0.1).befall(workplace, *command)
     assert [event.interrupted for event in workplace.events(name) if isinstance(event, events.StageFailed)] == [True]
-    workplace.forge(*command, "--continue")
+    workplace.train(name, *longer, "--continue")
     resumed = [event.step for event in workplace.events(name) if isinstance(event, events.Resumed)]
     assert resumed and 0 < resumed[-1] < 12
-    workplace.forge(*command, *spread(use, 2), "train.steps=15", "--continue")
+    workplace.train(name, *longer, *spread(use, 2), "train.steps=15", "--continue")
     started = [event.processes for event in workplace.events(name) if isinstance(event, events.StageStarted)]
     assert started[-3:] == [2, 1, 2]
     compare(workplace, name, "longer", steps=15)
@@ -141,5 +121,5 @@ def test_what_cannot_be_shared_out_is_told_before_the_start(workplace):
         (spread("fsdp", 4, shard=3), "shard = 3 does not divide the stage's 4 processes"),
         ([*spread("fsdp", 4, context=2), "train.batch_size=3"], "2 groups of processes take multiples of 2"),
     ):
-        assert told in workplace.run("never", *TRAIN, *overrides, code=2)
+        assert told in workplace.run("never", 'stages=["train"]', *TRAIN, *overrides, code=2)
     assert not workplace.of("never").exists()

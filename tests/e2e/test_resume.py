@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 
 import psutil
@@ -17,8 +18,12 @@ EITHER = ("begins", "works")
 BLOWS = (("prepare", EITHER), ("train", ("works",)), ("train", ("works",)), ("generate", EITHER))
 LONGEST = {"begins": 1.8, "works": 0.8}  # seconds: about what a stage takes to start, and to work, here
 LORA = ["method.use=lora", "method.rank=4", "train.ema=true"]
-HOWS = ("interrupt", "terminate", "kill", "kill-worker")
-FATES = {how: ([how], "full", []) for how in HOWS} | {"lora-and-ema": (HOWS, "lora", LORA)}
+ASKED, KILLED = ("interrupt", "terminate"), ("kill", "kill-worker")
+FATES = {  # how a run is struck, in turn; which run it must equal; its overrides
+    "asked": (ASKED, "full", []),
+    "killed": (KILLED, "full", []),
+    "lora-and-ema": (ASKED + KILLED, "lora", LORA),
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +35,9 @@ def runs(workplace, strike):
         hows, _, overrides = FATES[fate]
         chance, struck = random.Random(fate), 0
         command = workplace.command(fate, f"prepare.cache=cache-{fate}", f"dataset.path=clips-{fate}", *overrides)
-        for stage, whens in BLOWS:
+        for (stage, whens), how in zip(BLOWS, cycle(hows), strict=False):
             when = chance.choice(whens)
-            blow = strike(chance.choice(hows), stage, when, chance.uniform(0, LONGEST[when]))
+            blow = strike(how, stage, when, chance.uniform(0, LONGEST[when]))
             workers = blow.befall(workplace, *command)
             struck += bool(workers)
             _, alive = psutil.wait_procs(workers, timeout=5)

@@ -40,14 +40,9 @@ def verdicts(workplace, name: str, offset: int = 0) -> dict[int, events.Validate
     return {event.step: event for event in found}
 
 
-def state(workplace, name: str) -> dict[str, torch.Tensor]:
-    """All tensors of the newest checkpoint."""
-    return checkpoint.load(checkpoint.latest(workplace.of(name) / "checkpoints"), "")
-
-
 def test_the_result_is_what_it_would_be_without(workplace, train):
     train("unjudged", *TRAIN)
-    with_it, without = state(workplace, "judged"), state(workplace, "unjudged")
+    with_it, without = workplace.state("judged"), workplace.state("unjudged")
     assert with_it.keys() == without.keys() and any(name.startswith("ema/") for name in without)
     for name, value in without.items():
         assert torch.equal(with_it[name], value), name
@@ -92,7 +87,7 @@ def test_a_resumed_run_says_the_same(workplace, judged):
     workplace.run("resumed", 'stages=["train"]', *JUDGED, "--continue")
     found, expected = verdicts(workplace, "resumed", before), verdicts(workplace, "judged")
     assert found == {step: expected[step] for step in (6, 8)}
-    ends, others = state(workplace, "resumed"), state(workplace, "judged")
+    ends, others = workplace.state("resumed"), workplace.state("judged")
     assert all(torch.equal(value, ends[name]) for name, value in others.items())
 
 
