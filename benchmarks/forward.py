@@ -90,14 +90,26 @@ def ours(config: DiTConfig, inputs: list[Tensor], device: torch.device) -> Itera
 
 
 def theirs(config: DiTConfig, inputs: list[Tensor], device: torch.device) -> Iterator[tuple[str, Forward]]:
-    """diffusers' network of the same architecture. It compiles whole in its documentation; blocks are tried as well."""
-    from diffusers import CosmosTransformer3DModel
-
+    """diffusers' network. It compiles whole in its documentation; blocks are tried as well."""
     x, c_noise, text, _, *masks = inputs
     channels = torch.cat([x, *masks, torch.zeros_like(x[:, :1])], dim=1)
 
     def forward(network: Callable[..., tuple[Tensor]]) -> Tensor:
         return network(channels, c_noise, text, fps=FPS, return_dict=False)[0]
+
+    net = network_of_diffusers(config, device)
+    yield "eager", partial(forward, net)
+    torch.compiler.reset()
+    yield "compiled whole", partial(forward, torch.compile(net))
+    torch.compiler.reset()
+    for block in net.transformer_blocks:
+        block.compile()
+    yield "blocks compiled", partial(forward, net)
+
+
+def network_of_diffusers(config: DiTConfig, device: torch.device) -> Any:
+    """diffusers' network of the same architecture, with random weights."""
+    from diffusers import CosmosTransformer3DModel
 
     with torch.device("meta"):
         net: Any = CosmosTransformer3DModel(
@@ -114,13 +126,7 @@ def theirs(config: DiTConfig, inputs: list[Tensor], device: torch.device) -> Ite
             concat_padding_mask=False,
         )
     fill(net, device)
-    yield "eager", partial(forward, net)
-    torch.compiler.reset()
-    yield "compiled whole", partial(forward, torch.compile(net))
-    torch.compiler.reset()
-    for block in net.transformer_blocks:
-        block.compile()
-    yield "blocks compiled", partial(forward, net)
+    return net
 
 
 def fill(net: nn.Module, device: torch.device) -> None:

@@ -25,10 +25,9 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from forward import FPS, TEXT_TOKENS, fill
+from forward import FPS, TEXT_TOKENS, fill, network_of_diffusers
 from measure import Row, measure, print_machine, print_table, release
 from torch import Tensor
 
@@ -209,24 +208,9 @@ def draw_batch(options: argparse.Namespace, device: torch.device) -> Batch:
 
 def theirs(config: DiTConfig, options: argparse.Namespace, device: torch.device) -> Callable[[], Tensor]:
     """diffusers' network with peft's adapters on the same layers and gradient checkpointing."""
-    from diffusers import CosmosTransformer3DModel
     from peft import LoraConfig
 
-    with torch.device("meta"):
-        net: Any = CosmosTransformer3DModel(
-            in_channels=config.in_channels,
-            out_channels=config.latent_channels,
-            num_attention_heads=config.num_heads,
-            attention_head_dim=config.model_channels // config.num_heads,
-            num_layers=config.num_blocks,
-            mlp_ratio=config.mlp_ratio,
-            text_embed_dim=config.crossattn_emb_channels,
-            adaln_lora_dim=config.adaln_lora_dim,
-            max_size=config.max_size,
-            rope_scale=config.rope_ratio,
-            concat_padding_mask=False,
-        )
-    fill(net, device)
+    net = network_of_diffusers(config, device)
     if options.method == "lora":
         net.requires_grad_(False)
         net.add_adapter(LoraConfig(r=8, lora_alpha=8, target_modules=["to_q", "to_v"]))
