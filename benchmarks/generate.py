@@ -16,6 +16,7 @@ itself on a CPU.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import shutil
 import statistics
@@ -88,6 +89,7 @@ def work(options: argparse.Namespace, folder: Path) -> None:
     plan = plan_of(options, folder)
     dtype = torch.bfloat16 if plan.root.precision == "bf16" else torch.float32
     context = make_context(folder, device=torch.device("cpu" if options.tiny else "cuda"), dtype=dtype)
+    gc.freeze()  # as a worker does
     parallelism = component(plan, "parallelism", context)
     world = parallelism.start()
     clock = Clock(torch.device(world.device))
