@@ -22,11 +22,11 @@ class Commands(TyperGroup):
 
     def list_commands(self, context: Any) -> list[str]:
         own = super().list_commands(context)
-        return [*own, *sorted(_offered().keys() - own)]
+        return [*own, *sorted(_offered(context).keys() - own)]
 
     def get_command(self, context: Any, name: str) -> Any:
         own = super().get_command(context, name)
-        command = None if own else _offered().get(name)
+        command = None if own else _offered(context).get(name)
         return _plugin_command(command) if command else own
 
 
@@ -82,10 +82,15 @@ for _name, _command in COMMANDS.items():
     app.command(_name, short_help=_about, epilog=_short_names)(_command)
 
 
-def _offered() -> dict[str, Command]:
-    from cosmos_forge.plugins import load_plugins
+def _offered(context: typer.Context) -> dict[str, Command]:
+    """Commands of plugins, by name; looked for once in a call of `forge`."""
+    found: dict[str, Command] | None = context.meta.get("cosmos_forge.commands")
+    if found is None:
+        from cosmos_forge.plugins import load_plugins
 
-    return {command.name: command for command in load_plugins().commands}
+        found = {command.name: command for command in load_plugins().commands}
+        context.meta["cosmos_forge.commands"] = found
+    return found
 
 
 def _plugin_command(command: Command) -> Any:
