@@ -205,7 +205,9 @@ def free_port() -> int:
                 return int(port)
             except (OSError, OverflowError, ValueError) as error:
                 said = error
+    if not wanted:
+        raise ForgeError(f"no port of {PORTS[0]} to {PORTS[-1]} is free: {said}", "name another in MASTER_PORT")
     raise ForgeError(
-        f"port {wanted} (MASTER_PORT) cannot be used: {said}" if wanted else f"no port is free: {said}",
+        f"port {wanted} (MASTER_PORT) cannot be used: {said}",
         "unset MASTER_PORT to take any free port, or name another",
     )

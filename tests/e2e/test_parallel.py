@@ -22,7 +22,7 @@ RUNS = {  # by name, how it is made; with a clip of the four at a time where so 
     "fsdp-context": spread("fsdp", 4, context=2),
     "copies-of-pieces": [*spread("fsdp", 4, shard=2), IN_TURN],
 }
-METHODS = [
+CASES = [
     *((name, "full") for name in RUNS),
     *((name, "lora") for name in ("ddp", "fsdp-context", "copies-of-pieces")),
 ]
@@ -56,7 +56,7 @@ def first_gradients(workplace, name: str) -> dict:
     return {key: value for key, value in state.items() if key.endswith("/exp_avg")}
 
 
-@pytest.mark.parametrize(("name", "method"), METHODS)
+@pytest.mark.parametrize(("name", "method"), CASES)
 def test_processes_agree_with_one(workplace, one, name, method):
     extra, suffix = (LORA, "-lora") if method == "lora" else ([], "")
     run, like = name + suffix, "one" + suffix
