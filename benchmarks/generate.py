@@ -39,7 +39,8 @@ from safetensors.torch import save_file
 from cosmos_forge import video
 from cosmos_forge.events import Event, Note
 from cosmos_forge.generation import outputs, sampling
-from cosmos_forge.plan import Plan, make_plan
+from cosmos_forge.plan import Plan
+from cosmos_forge.planning import make_plan
 from cosmos_forge.plugins import load_plugins
 from cosmos_forge.recipe import read_recipe
 from cosmos_forge.run import Run

@@ -32,7 +32,7 @@ from measure import Row, measure, print_machine, print_table, release
 from torch import Tensor
 
 from cosmos_forge.gpus import known
-from cosmos_forge.plan import make_plan
+from cosmos_forge.planning import make_plan
 from cosmos_forge.plugins import load_plugins
 from cosmos_forge.recipe import read_recipe
 from cosmos_forge.run import Run

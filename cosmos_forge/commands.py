@@ -45,7 +45,7 @@ def _carry_out(stages: tuple[str, ...] | None, about: str) -> Callable[..., None
         continue_: Continue = False,
     ) -> None:
         from cosmos_forge.launch import run_plan
-        from cosmos_forge.plan import make_plan
+        from cosmos_forge.planning import make_plan
         from cosmos_forge.plugins import load_plugins
         from cosmos_forge.recipe import read_recipe
 
@@ -74,7 +74,7 @@ def explain(
     """Show what `run` would do: every setting with its origin, shapes, downloads, memory, time. Does nothing else."""
     from cosmos_forge import explain
     from cosmos_forge.forecast.limits import look, supposed
-    from cosmos_forge.plan import make_plan
+    from cosmos_forge.planning import make_plan
     from cosmos_forge.plugins import load_plugins
     from cosmos_forge.recipe import read_recipe
 

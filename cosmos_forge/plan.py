@@ -1,20 +1,20 @@
-"""Recipe + plugins -> Plan, or all problems at once. A plan is complete, checked and frozen; it imports no torch."""
+"""What will be done, complete and frozen; `planning` makes and checks it. Imports no torch."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from cosmos_forge import machine, trained
+from cosmos_forge import machine, references
 from cosmos_forge.errors import ForgeError, Problem, Where
 from cosmos_forge.generation.lengths import Lengths
 from cosmos_forge.joined import place as launcher_place
 from cosmos_forge.options import Download, Options
 from cosmos_forge.plugins import Plugins, load_plugins
-from cosmos_forge.recipe import COMMAND_LINE, ROOT, Origins, Recipe, read_recipe, toml_value
+from cosmos_forge.recipe import COMMAND_LINE, ROOT, Origins, read_recipe, toml_value
 from cosmos_forge.stages.options import ExportOptions, GenerateOptions, PrepareOptions, RunOptions, TrainOptions
 from cosmos_forge.tables import Table, build_tables, kind_of, place, problem
 
@@ -137,11 +137,11 @@ class Plan:
     def resolve(self, weights: str) -> Path:
         """The file behind what a recipe calls weights: "run:NAME" is what that run exported, all else is a path
         relative to the working directory. Raises ForgeError for those of a checkpoint, which lie in no file."""
-        return trained.exported(self, weights)
+        return references.exported(self.runs, weights)
 
     def of_run(self, weights: str) -> bool:
         """Whether weights come out of a run; the plan itself checks that those of a model are there and fit."""
-        return trained.is_reference(weights)
+        return references.read(weights) is not None
 
     @property
     def clip_size(self) -> tuple[int, int, int]:
@@ -188,27 +188,6 @@ class Plan:
         return COMMAND_LINE if where.file == COMMAND_LINE else f"{where.file}:{where.line}"
 
 
-def make_plan(
-    recipe: Recipe,
-    plugins: Plugins,
-    name: str | None = None,
-    runs: Path = Path("runs"),
-    stages: Iterable[str] | None = None,
-) -> Plan:
-    """The plan of a recipe. stages: what is about to be done, if not all that the recipe says; only what these need has
-    to be there. name: of the run, by default the recipe's stem. Raises ForgeError with all problems, in recipe order.
-    """
-    from cosmos_forge.checks import check
-
-    problems: list[Problem] = []
-    tables = build_tables(recipe, plugins, problems)
-    plan = Plan(_name(recipe, name, runs), recipe.path, runs, tables, recipe.origins, plugins)
-    problems += check(plan, recipe, tuple(_stages(recipe) if stages is None else stages))
-    if problems:
-        raise ForgeError(_in_order(problems, recipe))
-    return plan
-
-
 def load_plan(folder: Path, stage: str) -> Plan:
     """The plan of a run directory, for the processes that carry it out; the machine is not checked again."""
     own = folder / "stages" / f"{stage}.toml"
@@ -219,29 +198,3 @@ def load_plan(folder: Path, stage: str) -> Plan:
     if problems:
         raise ForgeError(problems)
     return Plan(folder.name, recipe.path, folder.parent, tables, recipe.origins, plugins)
-
-
-def _name(recipe: Recipe, name: str | None, runs: Path) -> str:
-    """The run's name. The recipe that lies in a run's directory continues that run."""
-    path = recipe.path.resolve()
-    if name is not None:
-        return name
-    return path.parent.name if path.parent.parent == runs.resolve() else path.stem
-
-
-def _stages(recipe: Recipe) -> list[str]:
-    """The stages that the recipe asks for, even where another key beside them is wrong."""
-    asked = recipe.values.get(ROOT, {}).get("stages")
-    well = isinstance(asked, list) and all(isinstance(stage, str) for stage in asked)
-    return cast("list[str]", asked if well else RunOptions.model_fields["stages"].default)
-
-
-def _in_order(problems: Iterable[Problem], recipe: Recipe) -> list[Problem]:
-    """Each problem once: parents before children, top to bottom; those without a place come last."""
-    files = list(dict.fromkeys(where.file for where in recipe.origins.values()))
-
-    def rank(problem: Problem) -> tuple[int, int]:
-        where = problem.where
-        return (files.index(where.file), where.line) if where and where.file in files else (len(files), 0)
-
-    return sorted(dict.fromkeys(problems), key=rank)

@@ -1,13 +1,6 @@
-"""Weights out of runs: what "run:NAME" and "run:NAME@WHICH" stand for. Imports no torch.
+"""Weights out of runs: what stands behind a recipe's references to them. Imports no torch.
 
-run:kitchen          what the run exported
-run:kitchen@400      its weights at a step whose checkpoint was kept
-run:kitchen@best     at the step with the lowest held-out loss; @newest at the last that was saved
-run:kitchen@ema      the averaged ones of the newest; @regular those that are not
-run:kitchen@400-ema  both
-
-Without -ema or -regular it is the kind that the run exports. "@400" alone is of the run that the recipe makes. What
-comes from a checkpoint is put together in memory when it is loaded: see `loading`.
+What comes from a checkpoint is put together in memory when it is loaded: see `loading`.
 """
 
 from __future__ import annotations
@@ -17,18 +10,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cosmos_forge import machine
+from cosmos_forge import machine, references
 from cosmos_forge.errors import ForgeError, Problem, show_path
 from cosmos_forge.options import nearest
+from cosmos_forge.plan import Plan, load_plan
 from cosmos_forge.stages import STAGES
 from cosmos_forge.training import checkpoint
 
-if TYPE_CHECKING:
-    from cosmos_forge.plan import Plan
-
-REFERENCE = re.compile(r"(?:run:(?P<run>[^@]+))?(?:@(?P<which>.*))?")
 WHICH = re.compile(r"(?P<step>\d+|best|newest)?(?:(?:^|(?<=.)-)(?P<kind>ema|regular))?")
 FORMS = "@best, @newest, @ema, @regular, or a step such as @400 or @400-ema"
 
@@ -94,11 +84,6 @@ class _Checkpoints:
         return f"{steps}; {best}; averaged weights are {'kept' if self.averages else 'not kept'}"
 
 
-def is_reference(weights: str | None) -> bool:
-    """Whether weights come out of a run."""
-    return bool(weights and REFERENCE.fullmatch(weights))
-
-
 def run_of(plan: Plan, weights: str) -> Plan:
     """The plan of the run that a reference is about."""
     return _plan_of(plan, _run_of(plan, weights))
@@ -106,30 +91,19 @@ def run_of(plan: Plan, weights: str) -> Plan:
 
 def is_of(plan: Plan, weights: str) -> bool:
     """Whether weights come out of the run that this plan makes."""
-    return is_reference(weights) and _run_of(plan, weights) == plan.name
-
-
-def exported(plan: Plan, weights: str) -> Path:
-    """The file behind weights that lie in one: a path relative to the working directory, or what a run exported."""
-    reference = REFERENCE.fullmatch(weights) if weights else None
-    if reference is None:
-        return Path(weights)
-    if reference["which"] is not None:
-        fix = "export it, or name it as model.weights or generate.weights, which take checkpoints"
-        raise ForgeError(f"{weights} lies in no file", fix)
-    return plan.runs / reference["run"] / "export" / "model.safetensors"
+    return plan.of_run(weights) and _run_of(plan, weights) == plan.name
 
 
 def find(plan: Plan, weights: str | None) -> Kept | None:
-    """The checkpoint that a recipe's weights are to come from; None where they lie in a file, which `exported` names.
+    """The checkpoint that a recipe's weights are to come from; None where they lie in a file: see `Plan.resolve`.
 
     Raises ForgeError, saying what there is, where it is none that was kept.
     """
-    reference = REFERENCE.fullmatch(weights or "")
-    if reference is None or reference["which"] is None:
+    reference = references.read(weights)
+    if reference is None or reference.which is None:
         return None
-    name = reference["run"] or plan.name
-    which = WHICH.fullmatch(reference["which"])
+    name = reference.run or plan.name
+    which = WHICH.fullmatch(reference.which)
     if which is None or not which[0]:
         raise ForgeError(f"`{weights}` names no weights of a run", f"a run's name may be followed by {FORMS}")
     there, run = _Checkpoints(plan.runs / name), _plan_of(plan, name)
@@ -158,7 +132,7 @@ def check(plan: Plan, stages: tuple[str, ...]) -> Iterator[Problem]:
     if "generate" in stages and "generate" in plan.tables:
         wanted.append(("generate", "weights", plan.generate.weights))
     for table, key, weights in wanted:
-        if not is_reference(weights):
+        if not (weights and plan.of_run(weights)):
             continue
         own = is_of(plan, weights)
         if own and table == "model" and "train" in plan.tables:
@@ -176,8 +150,8 @@ def _faults(plan: Plan, weights: str) -> Iterator[tuple[str, str]]:
         if fault := unlike(plan, run_of(plan, weights), weights):
             yield fault
         yield from _beginning_is_gone(plan, checkpoints[0]) if checkpoints else ()
-        if not checkpoints and not exported(plan, weights).exists():
-            what = f"{weights}: there is nothing at {show_path(exported(plan, weights))}; run {name}"
+        if not checkpoints and not plan.resolve(weights).exists():
+            what = f"{weights}: there is nothing at {show_path(plan.resolve(weights))}; run {name}"
             yield f"{what} {_Checkpoints(plan.runs / name)}", f"`forge export`, or choose {FORMS}"
     except ForgeError as error:
         yield from ((problem.what, problem.fix) for problem in error.problems)
@@ -186,7 +160,7 @@ def _faults(plan: Plan, weights: str) -> Iterator[tuple[str, str]]:
 def _beginning_is_gone(plan: Plan, first: Kept) -> Iterator[tuple[str, str]]:
     """Whether the file that a run began from is still there."""
     options, begun = first.plan.options("model"), f"run {first.plan.name} began from"
-    if first.beginning and is_reference(first.beginning) and not exported(plan, first.beginning).exists():
+    if first.beginning and plan.of_run(first.beginning) and not plan.resolve(first.beginning).exists():
         yield f"{begun} {first.beginning}, which is gone", "export it again"
     for problem in options.check(first.plan):
         yield f"{begun} what is no longer there: {problem.what}", problem.fix
@@ -224,14 +198,12 @@ def _usual_kind(run: Plan) -> str:
 
 def _run_of(plan: Plan, weights: str) -> str:
     """The name of the run that a reference is about."""
-    reference = REFERENCE.fullmatch(weights)
-    return (reference and reference["run"]) or plan.name
+    reference = references.read(weights)
+    return (reference and reference.run) or plan.name
 
 
 def _plan_of(plan: Plan, name: str) -> Plan:
     """The plan of a run beside this one."""
-    from cosmos_forge.plan import load_plan
-
     folder = plan.runs / name
     if not (folder / "recipe.toml").exists():
         runs = [path.parent.name for path in plan.runs.glob("*/recipe.toml")]

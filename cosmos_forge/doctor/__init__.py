@@ -125,7 +125,7 @@ def _hub() -> Check:
 def _recipe(recipe: Path, overrides: Sequence[str], runs: Path, plugins: Plugins) -> Iterator[Check]:
     """What keeps the recipe from running, whether it fits on the GPUs, then what it will download."""
     from cosmos_forge.checks import shortages
-    from cosmos_forge.plan import make_plan
+    from cosmos_forge.planning import make_plan
     from cosmos_forge.recipe import read_recipe
 
     def replan(changes: Sequence[str]) -> Plan:

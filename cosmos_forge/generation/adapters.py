@@ -1,6 +1,6 @@
 """What `generate.adapters` names: results of fine-tuning, to be added to the weights. Imports no torch.
 
-A name is that of a run ("run:kitchen", or one of its checkpoints, see `trained`), or a path of what a method reads.
+A name is that of a run ("run:kitchen", or one of its checkpoints, see `references`), or a path of what a method reads.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def identity(plan: Plan, weights: trained.Weights) -> dict[str, Any]:
     if kept := trained.find(plan, weights.name):
         told |= {"weights_of": str(kept), "weights_files": _stamps(kept.folder)}
     elif weights.name:
-        told["weights_files"] = _stamps(trained.exported(plan, weights.name))
+        told["weights_files"] = _stamps(plan.resolve(weights.name))
     adapters = []
     for adapter in find_adapters(plan, weights.adapters):
         source = adapter.source
@@ -85,7 +85,7 @@ def _source(plan: Plan, name: str) -> tuple[trained.Kept | Path, str]:
     readers = [
         use for use in plan.plugins.names("method") if hasattr(plan.plugins.find("method", use).options, "reads")
     ]
-    if trained.is_reference(name):
+    if plan.of_run(name):
         run, kept = trained.run_of(plan, name), trained.find(plan, name)
         use = run.use("method")
         if use not in readers:
@@ -95,7 +95,7 @@ def _source(plan: Plan, name: str) -> tuple[trained.Kept | Path, str]:
             raise ForgeError(*fault)
         if kept:
             return kept, use
-        path = trained.exported(plan, name).parent
+        path = plan.resolve(name).parent
         readers = [use]
     else:
         path = Path(name)

@@ -14,7 +14,8 @@ from torch import Tensor
 from cosmos_forge import events
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.generation.loading import load_model
-from cosmos_forge.plan import Plan, make_plan
+from cosmos_forge.plan import Plan
+from cosmos_forge.planning import make_plan
 from cosmos_forge.plugins import load_plugins
 from cosmos_forge.recipe import read_recipe
 from cosmos_forge.testing import make_context

@@ -14,7 +14,7 @@ import tomli
 
 import cosmos_forge
 from cosmos_forge import cli
-from cosmos_forge.plan import make_plan
+from cosmos_forge.planning import make_plan
 from cosmos_forge.plugins import Command, load_plugins
 from cosmos_forge.recipe import read_recipe
 from cosmos_forge.schema import recipe_schema
@@ -98,7 +98,7 @@ def test_a_tracebacks_place_is_behind_a_flag(forge, monkeypatch, workplace):
     def crash(*arguments):
         raise ZeroDivisionError("of all things")
 
-    monkeypatch.setattr("cosmos_forge.plan.make_plan", crash)
+    monkeypatch.setattr("cosmos_forge.planning.make_plan", crash)
     code, out, err = forge("explain", "r.toml")
     assert (code, out) == (1, "")
     assert err.startswith("error: ZeroDivisionError: of all things\n") and "--traceback" in err

@@ -20,7 +20,7 @@ from cosmos_forge.forecast.memory import training_memory, weights
 from cosmos_forge.forecast.words import duration, facts
 from cosmos_forge.gpus import find, several
 from cosmos_forge.memory import Memory
-from cosmos_forge.plan import make_plan
+from cosmos_forge.planning import make_plan
 from cosmos_forge.plugins import load_plugins
 from cosmos_forge.recipe import read_recipe
 from cosmos_forge.run import Run

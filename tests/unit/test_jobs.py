@@ -14,7 +14,7 @@ from cosmos_forge.generation.inputs import find_wishes, left_out
 from cosmos_forge.generation.jobs import Video, find_videos, to_given_pixels, to_pixels
 from cosmos_forge.generation.lengths import Lengths
 from cosmos_forge.generation.outputs import check_names, file_name, sheet_of
-from cosmos_forge.plan import make_plan
+from cosmos_forge.planning import make_plan
 from cosmos_forge.recipe import read_recipe
 from cosmos_forge.run import Run
 from cosmos_forge.testing import make_context

@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field
 
 from cosmos_forge import Options, events, hookimpl, loggers
-from cosmos_forge.plan import make_plan
+from cosmos_forge.planning import make_plan
 from cosmos_forge.plugins import Source, load_plugins
 from cosmos_forge.recipe import read_recipe
 from cosmos_forge.run import Run

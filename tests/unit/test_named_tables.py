@@ -8,7 +8,7 @@ from cosmos_forge.catalogue import help_on
 from cosmos_forge.changes import changes
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.explain import explain
-from cosmos_forge.plan import make_plan
+from cosmos_forge.planning import make_plan
 from cosmos_forge.recipe import read_recipe
 from cosmos_forge.run import digest
 from cosmos_forge.schema import recipe_schema

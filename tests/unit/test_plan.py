@@ -9,7 +9,7 @@ from cosmos_forge.changes import changes
 from cosmos_forge.checks import shortages
 from cosmos_forge.errors import ForgeError
 from cosmos_forge.explain import explain
-from cosmos_forge.plan import make_plan
+from cosmos_forge.planning import make_plan
 from cosmos_forge.plugins import load_plugins
 from cosmos_forge.recipe import read_recipe
 

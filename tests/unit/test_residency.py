@@ -17,7 +17,7 @@ from cosmos_forge.generation.residency import (
     to_fp8,
 )
 from cosmos_forge.memory import Memory, placed, sampling_memory
-from cosmos_forge.plan import make_plan
+from cosmos_forge.planning import make_plan
 from cosmos_forge.plugins import load_plugins
 from cosmos_forge.recipe import read_recipe
 from cosmos_forge.testing import make_context

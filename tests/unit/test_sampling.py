@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cosmos_forge.generation import making, outputs, sampling
-from cosmos_forge.plan import make_plan
+from cosmos_forge.planning import make_plan
 from cosmos_forge.plugins import load_plugins
 from cosmos_forge.recipe import read_recipe
 from cosmos_forge.run import Run

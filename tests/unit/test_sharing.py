@@ -61,7 +61,7 @@ MANY = ["parallelism.use=ddp", "parallelism.num_processes=4"]
     ],
 )
 def test_it_is_explained(tmp_path, monkeypatch, overrides, videos, said):
-    from cosmos_forge.plan import make_plan
+    from cosmos_forge.planning import make_plan
     from cosmos_forge.plugins import load_plugins
     from cosmos_forge.recipe import read_recipe
 

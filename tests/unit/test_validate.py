@@ -9,7 +9,7 @@ from torch import nn
 
 from cosmos_forge.checks.validation import sampled_with, why_no_samples
 from cosmos_forge.errors import ForgeError
-from cosmos_forge.plan import make_plan
+from cosmos_forge.planning import make_plan
 from cosmos_forge.recipe import read_recipe
 from cosmos_forge.testing.fakes import TinyNet
 from cosmos_forge.training import checkpoint

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cosmos_forge import ForgeError
-from cosmos_forge.plan import make_plan
+from cosmos_forge.planning import make_plan
 from cosmos_forge.plugins import load_plugins
 from cosmos_forge.recipe import read_recipe
 from forge_cosmos1.plugin import Video2WorldOptions
